@@ -1,0 +1,29 @@
+"""What must hold of a weight: a set, seen through a view. Knows arrays and nothing else of jaxcomp."""
+
+from jaxcomp.constraints._compose import Chain as Chain
+from jaxcomp.constraints._constraint import Constraint as Constraint
+from jaxcomp.constraints._constraint import Footprint as Footprint
+from jaxcomp.constraints._polarized import Polarized as Polarized
+from jaxcomp.constraints._quantized import Binary as Binary
+from jaxcomp.constraints._quantized import Levels as Levels
+from jaxcomp.constraints._quantized import PowerOfTwo as PowerOfTwo
+from jaxcomp.constraints._quantized import Quantized as Quantized
+from jaxcomp.constraints._quantized import Ternary as Ternary
+from jaxcomp.constraints._quantized import Uniform as Uniform
+from jaxcomp.constraints._select import select_top as select_top
+from jaxcomp.constraints._sparse import FixedMask as FixedMask
+from jaxcomp.constraints._sparse import Sparse as Sparse
+from jaxcomp.constraints._tied import Tied as Tied
+from jaxcomp.constraints._views import Layout as Layout
+from jaxcomp.constraints._views import View as View
+from jaxcomp.constraints._views import block_columns as block_columns
+from jaxcomp.constraints._views import block_rows as block_rows
+from jaxcomp.constraints._views import blocks as blocks
+from jaxcomp.constraints._views import chunks as chunks
+from jaxcomp.constraints._views import diagonals as diagonals
+from jaxcomp.constraints._views import elements as elements
+from jaxcomp.constraints._views import fragments as fragments
+from jaxcomp.constraints._views import inputs as inputs
+from jaxcomp.constraints._views import kernels as kernels
+from jaxcomp.constraints._views import outputs as outputs
+from jaxcomp.constraints._views import whole as whole

@@ -1,0 +1,118 @@
+"""Several sets at once, applied in a stated order."""
+
+import jax
+
+from jaxcomp.constraints._constraint import Constraint, Footprint
+from jaxcomp.constraints._polarized import Polarized
+from jaxcomp.constraints._quantized import Quantized
+from jaxcomp.constraints._sparse import FixedMask, Sparse
+from jaxcomp.constraints._tied import Tied
+from jaxcomp.constraints._views import elements, nested
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Chain(Constraint):
+    """The sets ``a, b, …`` at once; the projection applies theirs in this order.
+
+    The result lies in every set, but order matters and it need not be the nearest point of the intersection.
+    `exact` says where it is. It is known to be nearest when
+
+    - a fine cone comes first and whole groups are dropped after: `Polarized`, `Tied` or `Sparse`, each of whose groups
+      (for `Sparse`, pools) lies within one group of the `Sparse` that follows. (The projection P on a cone takes
+      ``||v||^2 - ||Pv||^2`` away, group by group, so dropping the groups of least ``||Pv||`` costs least.)
+    - `FixedMask` comes first and `Sparse`, `Polarized` or an exact `Quantized` follows: they act on what is left.
+    - `Sparse` over single weights comes first and an exact `Quantized` with one scale for the leaf follows. (At any
+      scale a weight gains the more by being kept the larger it is. For `Binary`: among arrays with k non-zeros.)
+
+    >>> from jaxcomp.constraints import Binary
+    >>> chain = Chain(Sparse(density=0.5), Quantized(Binary()))
+    >>> chain.project(jax.numpy.array([3.0, -1.0, 0.5, -2.0])).tolist(), chain.exact((4,))
+    ([2.5, 0.0, 0.0, -2.5], True)
+    """
+
+    def __init__(self, *parts: Constraint):
+        self.parts = parts
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.parts))})"
+
+    def __eq__(self, other: object) -> bool:  # and so not hashable: parts may hold arrays
+        return isinstance(other, Chain) and self.parts == other.parts
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.SequenceKey(i), part) for i, part in enumerate(self.parts)], None
+
+    @classmethod
+    def tree_unflatten(cls, _, parts):
+        return cls(*parts)
+
+    def project(self, x: jax.Array) -> jax.Array:
+        for part in self.parts:
+            x = part.project(x)
+        return x
+
+    def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """``v`` cut by every set in turn."""
+        for part in self.parts:
+            v = part.tangent(x, v)
+        return v
+
+    def footprint(self, x: jax.Array) -> Footprint:
+        """The fewest values at the fewest bits of any part; the parts' index and side information adds up."""
+        first, *rest = (part.footprint(x) for part in self.parts)
+        for one in rest:
+            first = Footprint(
+                size=first.size,
+                nonzeros=first.nonzeros,
+                values=jax.numpy.minimum(first.values, one.values),
+                value_bits=jax.numpy.minimum(first.value_bits, one.value_bits),
+                index_bits=first.index_bits + one.index_bits,
+                side_bits=first.side_bits + one.side_bits,
+                row_density=first.row_density,
+                column_density=first.column_density,
+            )
+        return first
+
+    def fit(self, x: jax.Array) -> "Chain":
+        return Chain(*(part.fit(x) for part in self.parts))
+
+    def exact(self, shape: tuple[int, ...]) -> bool:
+        if not all(part.exact(shape) for part in self.parts):
+            return False
+        return len(self.parts) == 1 or (len(self.parts) == 2 and _nearest(*self.parts, shape))
+
+    def check(self, x) -> None:
+        """Also raises where a later part would undo what `Tied` made equal, or `Tied` what earlier parts made zero."""
+        if not self.parts:
+            raise ValueError("Chain needs at least one constraint, found none")
+        for part in self.parts:
+            part.check(x)
+        for i, part in enumerate(self.parts):
+            for earlier in self.parts[:i]:
+                _check_order(earlier, part, x.shape)
+
+
+def _check_order(earlier: Constraint, later: Constraint, shape: tuple[int, ...]) -> None:
+    known = Sparse | FixedMask | Polarized | Quantized
+    if isinstance(later, Tied) and isinstance(earlier, known):
+        raise ValueError(f"Chain puts {later} after {earlier}, which it would undo by averaging: put Tied first")
+    if isinstance(later, Quantized) and isinstance(earlier, Quantized):
+        raise ValueError(f"Chain puts {later} after {earlier}, whose levels it would leave: keep one of the two")
+    if isinstance(earlier, Tied) and isinstance(later, known):
+        whole_groups = not isinstance(later, FixedMask) and nested(earlier.view, later.view, shape)
+        if not whole_groups or (earlier.signs == "free" and isinstance(later, Polarized)):
+            raise ValueError(
+                f"Chain puts {later} after {earlier}, whose tied groups it would cut apart: give it a view whose "
+                "groups hold whole tied groups"
+            )
+
+
+def _nearest(a: Constraint, b: Constraint, shape: tuple[int, ...]) -> bool:
+    if isinstance(a, FixedMask):
+        return isinstance(b, Sparse | Polarized | Quantized)
+    if isinstance(b, Sparse):
+        if isinstance(a, Polarized | Tied):
+            return nested(a.view, b.view, shape)
+        return isinstance(a, Sparse) and nested(a.view, b.view, shape, "pools")
+    one_scale = isinstance(b, Quantized) and b.view.sizes(shape).total == 1
+    return one_scale and isinstance(a, Sparse) and a.view == elements(a.view.layout)

@@ -1,0 +1,133 @@
+"""What must hold of a weight: the five questions a constraint answers, each with a default but the first."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.constraints._views import Layout
+
+SCALE_BITS = 32  # a scale, a shared value or a codebook entry is stored as one float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What storing a leaf takes, and how its non-zeros lie: what reports, devices and the compiler read.
+
+    Attributes:
+        size: weights in the dense leaf.
+        nonzeros: weights that are not zero.
+        values: numbers stored (a kept group is stored whole; tied weights are stored once).
+        value_bits: bits per stored number.
+        index_bits: bits, in all, that say where the stored numbers belong.
+        side_bits: bits, in all, of scales, signs and codebooks.
+        row_density: share of outputs with a non-zero weight.
+        column_density: share of inputs with a non-zero weight.
+    """
+
+    size: int = dataclasses.field(metadata={"static": True})
+    nonzeros: jax.Array
+    values: jax.Array
+    value_bits: jax.Array
+    index_bits: jax.Array
+    side_bits: jax.Array
+    row_density: jax.Array
+    column_density: jax.Array
+
+    @property
+    def bits(self) -> jax.Array:
+        """Honest storage: values, indices and side information."""
+        return self.values * self.value_bits + self.index_bits + self.side_bits
+
+
+class Constraint:
+    """A set of arrays. `project` alone makes one; the other methods have defaults that follow from it.
+
+    Subclasses are frozen dataclasses registered with `jax.tree_util.register_dataclass`: numbers that one may want
+    to sweep or differentiate are leaves, choices that decide shapes are fields with ``metadata={"static": True}``.
+
+    >>> import dataclasses, jax, jax.numpy as jnp, jaxcomp as jc
+    >>> @jax.tree_util.register_dataclass
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Ball(jc.Constraint):
+    ...     radius: float = 1.0
+    ...     def project(self, x):
+    ...         return (x * jnp.minimum(1, self.radius / jnp.linalg.norm(x))).astype(x.dtype)
+    >>> float(Ball().violation(jnp.array([3.0, 4.0])))
+    4.0
+
+    `jaxcomp.testing.check_constraint` tells whether a class of one's own keeps to all that is said here.
+    """
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """The nearest member of the set: ``argmin_z ||x - z||_2`` subject to ``z`` in the set; same shape, dtype.
+
+        Pure. Where ``x`` holds NaN or infinity the result is NaN throughout, never a silently wrong member.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define project(x)")
+
+    def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """The update ``v`` at a member ``x``, without what would leave the set: ``x + tangent(x, v)`` is a member."""
+        return self.project(x + v) - x
+
+    def violation(self, x: jax.Array) -> jax.Array:
+        """``||x - project(x)||_2``, a float32 scalar: 0 exactly on the set."""
+        return norm(x.astype(jnp.float32) - self.project(x).astype(jnp.float32))
+
+    def footprint(self, x: jax.Array) -> Footprint:
+        """What storing the member ``x`` takes; by default every weight at the width of its dtype."""
+        return dense_footprint(x)
+
+    def fit(self, x: jax.Array) -> "Constraint":
+        """This constraint with constants that depend on the pretrained ``x`` filled in; default: unchanged."""
+        return self
+
+    def exact(self, shape: tuple[int, ...]) -> bool:
+        """Whether `project` gives the nearest member of a leaf of this shape, rather than only some member."""
+        return True
+
+    def check(self, x: Any) -> None:
+        """Raise `ValueError` if the constraint cannot apply to a leaf of this shape and dtype. Reads no values of x."""
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"needs floating-point weights, found dtype {x.dtype}: cast the leaf or leave it out")
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """The Euclidean norm over all axes; its derivative at zero is 0, not NaN."""
+    energy = jnp.sum(jnp.square(x))
+    return jnp.where(energy > 0, jnp.sqrt(jnp.where(energy > 0, energy, 1)), 0)
+
+
+def finite_or_nan(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``y`` where all of ``x`` is finite, else NaN: bad weights must not look like good ones."""
+    return jnp.where(jnp.all(jnp.isfinite(x)), y, jnp.nan)
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Raise if a hyper-parameter whose value is known lies outside ``[low, high]``; tracers pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    found = np.asarray(value, np.float64)
+    if not np.all((found >= low) & (found <= high)):  # also false for NaN
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
+
+
+def dense_footprint(x: jax.Array, layout: Layout | None = None) -> Footprint:
+    """Every weight stored at the width of its dtype, none marked. Without a layout that fits, no axis is sparse."""
+    rows = columns = jnp.float32(1)
+    if layout is not None or 1 <= x.ndim <= 5:
+        used = (layout or Layout.of(x.ndim)).to_matrix(x) != 0
+        rows, columns = (jnp.mean(jnp.any(used, axis), dtype=jnp.float32) for axis in (1, 0))
+    return Footprint(
+        size=x.size,
+        nonzeros=jnp.sum(x != 0, dtype=jnp.int32),
+        values=jnp.int32(x.size),
+        value_bits=jnp.float32(8 * x.dtype.itemsize),
+        index_bits=jnp.float32(0),
+        side_bits=jnp.float32(0),
+        row_density=rows,
+        column_density=columns,
+    )

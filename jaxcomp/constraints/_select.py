@@ -1,0 +1,160 @@
+"""The k largest of many scores, exactly, with a k that may be traced, and without a sort.
+
+Non-negative floats order as their bit patterns do, so the k-th largest score is found by narrowing an interval
+of integers. A strided sample says where to look; then every pass over the scores counts five thresholds at once,
+packed six bits each into one integer, placed where the counts seen so far say the answer lies. A handful of
+passes settle what a bisection of the 31 bits needs 31 for, and XLA's sort on a CPU many times longer.
+Ties at the threshold are kept in order of position, so the result holds exactly k entries for every input.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+_BITS = 6  # of a packed count
+_ROWS = 2**_BITS - 1  # longest column whose counts fit them
+_PLACES = (-3.0, -1.0, 0.0, 1.0, 3.0)  # of the thresholds, in standard deviations about the expected one
+_SHIFTS = tuple(_BITS * i for i in range(len(_PLACES)))
+_SAMPLE = 4096  # scores read to place the first thresholds
+_SMALL = 32  # up to here comparing all pairs beats searching
+
+
+def select_top(scores: jax.Array, k: ArrayLike) -> jax.Array:
+    """Mark the ``k`` largest of the last axis; among equals the earlier position wins.
+
+    Args:
+        scores: ``[..., n]``, floating point, not negative (a NaN counts as larger than any number).
+        k: how many to keep, an integer of shape ``[...]`` or one for all; may be traced. Clipped to ``[0, n]``.
+
+    Returns:
+        A mask ``[..., n]`` of booleans with exactly ``k`` true entries along the last axis.
+
+    >>> select_top(jnp.array([3.0, 1.0, 3.0, 3.0]), 2).tolist()
+    [True, False, True, False]
+    """
+    *batch, n = scores.shape
+    k = jnp.broadcast_to(jnp.clip(jnp.asarray(k, jnp.int32), 0, n), batch)
+    if n == 0:
+        return jnp.zeros(scores.shape, bool)
+    select = _by_rank if n <= _SMALL else _by_search
+    for _ in batch:
+        select = jax.vmap(select)
+    return select(_bits(lax.stop_gradient(scores)), k)
+
+
+def _bits(scores: jax.Array) -> jax.Array:
+    """Integers in the order of the scores; narrow floats widen to float32 without loss."""
+    scores = jnp.where(jnp.isnan(scores), jnp.nan, jnp.abs(scores))  # one -0.0, one NaN, whatever their other bits
+    if scores.dtype.itemsize < 4:
+        scores = scores.astype(jnp.float32)
+    return lax.bitcast_convert_type(scores, jnp.int64 if scores.dtype.itemsize == 8 else jnp.int32)
+
+
+def _by_rank(bits: jax.Array, k: jax.Array) -> jax.Array:
+    """Keep the entries that fewer than ``k`` others beat: n² comparisons, one pass, no loop."""
+    position = jnp.arange(bits.size)
+    beats = (bits[None, :] > bits[:, None]) | (
+        (bits[None, :] == bits[:, None]) & (position[None, :] < position[:, None])
+    )
+    return jnp.sum(beats, axis=1) < k
+
+
+def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
+    n = bits.size
+    rows = _in_rows(bits)
+    # [low, high) holds the k-th largest: `above` scores reach low, `over` of them reach high, over < k <= above.
+    bracket = _bracket(rows, n)
+    if n > 8 * _SAMPLE:
+        sample = bits[:: n // _SAMPLE | 1]  # an odd stride does not fall in step with rows of even length
+        rank = k * (sample.size / n)
+        margin = 2.5 * jnp.sqrt(rank * (1 - k / n)) + 2
+        low, high = (_rank_value(sample, rank + margin), _rank_value(sample, rank - margin))
+        # The successors settle at once the scores of which many are equal (rounded, constant, mostly zero).
+        bracket = _narrow(bracket, jnp.stack([low, low + 1, low + (high - low) // 2, high, high + 1]), rows, k)
+    low, high, above, over = _search(rows, bracket, k)
+    last = lax.cond(above == k, lambda: jnp.int32(n), lambda: _last_tie(rows, low, k - over))
+    keep = (bits >= high) | ((bits >= low) & (jnp.arange(n) <= last))
+    return keep & (k > 0)
+
+
+def _in_rows(bits: jax.Array) -> jax.Array:
+    """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches."""
+    rows = min(_ROWS, bits.size)
+    columns = -(-bits.size // rows)
+    return jnp.pad(bits, (0, rows * columns - bits.size), constant_values=-1).reshape(rows, columns)
+
+
+def _rank_value(bits: jax.Array, rank: jax.Array) -> jax.Array:
+    """The value of a given rank in a small sample."""
+    n = bits.size
+    rank = jnp.clip(rank.astype(jnp.int32), 1, n)
+    rows = _in_rows(bits)
+    return _search(rows, _bracket(rows, n), rank)[0]
+
+
+def _bracket(rows, n):
+    """All of the scores. The maximum in two stages, kept apart: XLA reduces an array to one number in scalar code."""
+    largest = jnp.max(lax.optimization_barrier(jnp.max(rows, axis=0)))
+    return jnp.zeros_like(largest), largest + 1, jnp.int32(n), jnp.int32(0)
+
+
+def _search(rows, bracket, k):
+    """Narrow until exactly k scores reach ``low``, or all of ``[low, high)`` are ties at ``low``."""
+
+    def unsettled(carry):
+        (low, high, above, _), _ = carry
+        return (above != k) & (high - low > 1)
+
+    def narrow(carry):
+        bracket, step = carry
+        return _narrow(bracket, _probes(bracket, k, step), rows, k), step + 1
+
+    return lax.while_loop(unsettled, narrow, (bracket, 0))[0]
+
+
+def _probes(bracket, k, step):
+    """Thresholds about the place that the counts point to; every third time spread evenly over the interval,
+
+    which bounds the number of passes whatever the distribution.
+    """
+    low, high, above, over = bracket
+    inside = jnp.maximum(above - over, 1).astype(jnp.float32)
+    centre = (above - k + 0.5).astype(jnp.float32) / inside
+    deviation = jnp.sqrt(jnp.maximum(centre * (1 - centre), 0.0) / inside)
+    guess = jnp.clip(centre + deviation * jnp.array(_PLACES), 0, 1)
+    evenly = jnp.arange(1, len(_PLACES) + 1) / (len(_PLACES) + 1)
+    offset = jnp.where(step % 3 == 2, evenly, guess) * (high - low).astype(jnp.float32)
+    return low + jnp.clip(offset.astype(low.dtype), 1, jnp.maximum(high - low - 1, 1))
+
+
+def _narrow(bracket, thresholds, rows, k):
+    low, high, above, over = bracket
+    counts = _count(rows, thresholds)
+    reach = (counts >= k) & (thresholds > low)
+    short = (counts < k) & (thresholds < high)
+    return (
+        jnp.max(jnp.where(reach, thresholds, low)),
+        jnp.min(jnp.where(short, thresholds, high)),
+        jnp.min(jnp.where(reach, counts, above)),
+        jnp.max(jnp.where(short, counts, over)),
+    )
+
+
+def _count(rows, thresholds):
+    """How many entries reach each threshold, in one pass: column sums hold all the counts, packed."""
+    hits = sum(
+        (rows >= threshold).astype(jnp.int32) << shift for threshold, shift in zip(thresholds, _SHIFTS, strict=True)
+    )
+    packed = jnp.sum(hits, axis=0, dtype=jnp.int32)
+    return jnp.stack([jnp.sum((packed >> shift) & _ROWS, dtype=jnp.int32) for shift in _SHIFTS])
+
+
+def _last_tie(rows, value, wanted):
+    """The position of the ``wanted``-th entry equal to ``value``."""
+    per_row = jnp.sum(rows == value, axis=1, dtype=jnp.int32)
+    upto = jnp.cumsum(per_row)
+    row = jnp.argmax(upto >= wanted)
+    within = wanted - (upto[row] - per_row[row])
+    column = jnp.argmax(jnp.cumsum(rows[row] == value) >= within)
+    return (row * rows.shape[1] + column).astype(jnp.int32)

@@ -1,0 +1,123 @@
+"""Sets of arrays with few non-zeros: the groups of largest norm, or a mask that is given."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
+from jaxcomp.constraints._select import select_top
+from jaxcomp.constraints._views import View, elements
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sparse(Constraint):
+    """At most k groups of every pool are not zero, ``k = round(density * groups in the pool)``.
+
+    ``{w : for every pool p, #{g : w_pg != 0} <= k_p}``. The projection keeps the k groups of largest Euclidean norm;
+    it is exact, k is exact for every input, and among equals the earlier position is kept.
+
+    Args:
+        density: kept fraction of the groups, 0 to 1. A leaf of the pytree: it may be traced, swept or scheduled.
+        view: what a group and a pool is; by default every weight is a group.
+
+    >>> Sparse(density=0.5).project(jnp.array([3.0, -1.0, 0.5, -2.0])).tolist()
+    [3.0, 0.0, 0.0, -2.0]
+
+    References: Zhang et al., A Systematic DNN Weight Pruning Framework using ADMM, ECCV 2018 (elements, outputs,
+    inputs); Mishra et al., Accelerating Sparse Deep Neural Networks, 2021 (`chunks`).
+    """
+
+    density: ArrayLike
+    view: View = dataclasses.field(default=elements(), metadata={"static": True})
+
+    def project(self, x: jax.Array) -> jax.Array:
+        parts = self.view.split(x)
+        groups = self.view.sizes(x.shape).groups
+        keep = select_top(_norms(parts), self.kept(groups))
+        kept = jnp.where(keep[..., None], parts, jnp.zeros((), x.dtype))
+        return finite_or_nan(x, self.view.merge(kept, x.shape))
+
+    def kept(self, groups: int | np.ndarray) -> jax.Array:
+        """How many of so many groups are kept."""
+        return jnp.round(jnp.asarray(self.density, jnp.float32) * groups).astype(jnp.int32)
+
+    def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """``v`` on the groups that are not zero."""
+        used = jnp.any(self.view.split(x) != 0, axis=2, keepdims=True)
+        return self.view.merge(jnp.where(used, self.view.split(v), jnp.zeros((), v.dtype)), x.shape)
+
+    def footprint(self, x: jax.Array) -> Footprint:
+        """Kept groups are stored whole and found by a bitmap or by coordinates, whichever is the smaller."""
+        return group_footprint(x, self.view)
+
+    def check(self, x) -> None:
+        super().check(x)
+        check_range("density", self.density, 0, 1)
+        self.view.sizes(x.shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FixedMask(Constraint):
+    """Zero wherever a given mask is: ``{w : w_i = 0 where mask_i = 0}``. The projection is exact.
+
+    Args:
+        mask: booleans in the shape of the leaf. Left out, `fit` (so `jaxcomp.assign`) takes the leaf's non-zeros.
+
+    >>> FixedMask().fit(jnp.array([1.0, 0.0])).project(jnp.array([5.0, 5.0])).tolist()
+    [5.0, 0.0]
+    """
+
+    mask: ArrayLike | None = None
+
+    def project(self, x: jax.Array) -> jax.Array:
+        if self.mask is None:
+            raise ValueError("FixedMask has no mask yet: give one, or call fit(x) to take the non-zeros of x")
+        return finite_or_nan(x, jnp.where(jnp.asarray(self.mask), x, jnp.zeros((), x.dtype)))
+
+    def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """``v`` on the mask."""
+        return jnp.where(jnp.asarray(self.mask), v, jnp.zeros((), v.dtype))
+
+    def footprint(self, x: jax.Array) -> Footprint:
+        return group_footprint(x, elements())
+
+    def fit(self, x: jax.Array) -> "FixedMask":
+        return self if self.mask is not None else FixedMask(x != 0)
+
+    def check(self, x) -> None:
+        super().check(x)
+        if self.mask is not None and np.shape(self.mask) != x.shape:
+            raise ValueError(f"mask of shape {np.shape(self.mask)} given for a leaf of shape {x.shape}")
+
+
+def group_footprint(x: jax.Array, view: View) -> Footprint:
+    """Storage of a leaf whose zero groups are left out: a bit for every group, or ceil(log2) bits for each kept."""
+    parts = view.split(x)
+    sizes = view.sizes(x.shape)
+    used = jnp.any(parts != 0, axis=2)
+    groups = np.broadcast_to(sizes.groups, parts.shape[0])
+    address = np.ceil(np.log2(np.maximum(groups, 1)))
+    per_pool = jnp.sum(used, axis=1, dtype=jnp.float32)
+    return dataclasses.replace(
+        dense_footprint(x, view.layout),
+        values=jnp.sum(used * jnp.asarray(sizes.elements), dtype=jnp.int32),
+        index_bits=jnp.minimum(jnp.float32(groups.sum()), jnp.sum(per_pool * address, dtype=jnp.float32)),
+    )
+
+
+def _norms(parts: jax.Array) -> jax.Array:
+    """Scores that order the groups by norm: root mean squares, taken of numbers brought to about 1.
+
+    Plain squares would vanish or overflow where groups differ by many orders of magnitude.
+    """
+    if parts.shape[2] == 1:
+        return jnp.abs(parts[..., 0])
+    parts = jnp.abs(parts.astype(jnp.promote_types(parts.dtype, jnp.float32)))
+    largest = jnp.max(parts, axis=2, keepdims=True, initial=0)
+    unit = parts / jnp.where(largest > 0, largest, 1)
+    return largest[..., 0] * jnp.sqrt(jnp.mean(jnp.square(unit), axis=2))
