@@ -1,0 +1,53 @@
+"""Neural-network compression as constrained optimization: minimise a loss while weights lie in given sets."""
+
+from jaxcomp._assign import Spec as Spec
+from jaxcomp._assign import assign as assign
+from jaxcomp._assign import describe as describe
+from jaxcomp._assign import footprint as footprint
+from jaxcomp._assign import project as project
+from jaxcomp._assign import tangent as tangent
+from jaxcomp._assign import violation as violation
+from jaxcomp._batches import Batches as Batches
+from jaxcomp._batches import shuffled as shuffled
+from jaxcomp._compress import Result as Result
+from jaxcomp._compress import compress as compress
+from jaxcomp._report import LeafReport as LeafReport
+from jaxcomp._report import Report as Report
+from jaxcomp._report import report as report
+from jaxcomp._solve import Solution as Solution
+from jaxcomp._solve import solve as solve
+from jaxcomp.constraints import Binary as Binary
+from jaxcomp.constraints import Chain as Chain
+from jaxcomp.constraints import Constraint as Constraint
+from jaxcomp.constraints import FixedMask as FixedMask
+from jaxcomp.constraints import Footprint as Footprint
+from jaxcomp.constraints import Layout as Layout
+from jaxcomp.constraints import Levels as Levels
+from jaxcomp.constraints import Polarized as Polarized
+from jaxcomp.constraints import PowerOfTwo as PowerOfTwo
+from jaxcomp.constraints import Quantized as Quantized
+from jaxcomp.constraints import Sparse as Sparse
+from jaxcomp.constraints import Ternary as Ternary
+from jaxcomp.constraints import Tied as Tied
+from jaxcomp.constraints import Uniform as Uniform
+from jaxcomp.constraints import View as View
+from jaxcomp.constraints import block_columns as block_columns
+from jaxcomp.constraints import block_rows as block_rows
+from jaxcomp.constraints import blocks as blocks
+from jaxcomp.constraints import chunks as chunks
+from jaxcomp.constraints import diagonals as diagonals
+from jaxcomp.constraints import elements as elements
+from jaxcomp.constraints import fragments as fragments
+from jaxcomp.constraints import inputs as inputs
+from jaxcomp.constraints import kernels as kernels
+from jaxcomp.constraints import outputs as outputs
+from jaxcomp.constraints import select_top as select_top
+from jaxcomp.constraints import whole as whole
+from jaxcomp.solvers import ADMM as ADMM
+from jaxcomp.solvers import ADMMState as ADMMState
+from jaxcomp.solvers import Round as Round
+from jaxcomp.solvers import Solver as Solver
+from jaxcomp.solvers import as_transformation as as_transformation
+from jaxcomp.solvers import retract as retract
+
+__version__ = "0.1.0"
