@@ -1,0 +1,1 @@
+"""Published systems rebuilt with jaxcomp's public names: ``python -m experiments list``."""
