@@ -1,6 +1,7 @@
-"""The contract that a class plugged into jaxcomp must keep: call it from your own tests, whatever runs them."""
+"""The contracts that a class plugged into jaxcomp must keep: call them from your own tests, whatever runs these."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._assign import violation
+from jaxcomp._paths import select
 from jaxcomp.constraints import Constraint
+from jaxcomp.solvers import Round, Solver
 
 _ROUNDING = 4  # what is forgiven, in epsilons of the dtype times the norm of the leaf
 _STRIDES = (0.1, 0.4, 1.0)  # of the first updates, which go from a projection towards the leaf
@@ -22,7 +26,8 @@ def check_constraint(constraint: Constraint, x: jax.Array, *, exact: bool | None
     NaN or infinity:
 
     - It is a pytree whose structure is hashable, and that JAX may rebuild with anything in place of its leaves.
-    - `project` returns a finite array of the same shape and dtype; where the leaf is not finite, NaN.
+    - `project` returns a finite array of the same shape and dtype; of a leaf that is not finite it makes NaN, and its
+      violation is not finite.
     - A projection is its own projection and has no violation, to rounding; `violation` is the distance to it.
     - If the projection is exact, no member that the test comes across is nearer.
     - `project` agrees with itself under `jax.jit` and `jax.vmap`, and one compiled program serves all values of the
@@ -54,6 +59,81 @@ def check_constraint(constraint: Constraint, x: jax.Array, *, exact: bool | None
     test.counts_its_footprint()
 
 
+def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> None:
+    """Assert that a solver keeps its contract on two rounds of a step each.
+
+    - Its state keeps structure, shapes and dtypes through `coordinate`, so that it can be carried by a loop.
+    - `objective` is a float32 scalar, and `monitor` gives scalars.
+    - `land` returns feasible parameters of the same structure, shapes and dtypes.
+    - One compiled program serves all values of the solver's numbers, and `jax.vmap` over them is a loop over them.
+    - All of this holds for parameters in bfloat16 too.
+
+    Args:
+        solver: what to test.
+        params: random weights that fit its spec, as from `jax.random.normal`.
+        loss: ``loss(params, batch)``, smooth.
+        batch: what to call it with.
+
+    Raises:
+        AssertionError: names the solver and the property that fails.
+
+    >>> import jax, jax.numpy as jnp, jaxcomp as jc
+    >>> params = {"w": jax.random.normal(jax.random.key(0), (4, 6))}
+    >>> admm = jc.ADMM(jc.assign(params, {"w": jc.Sparse(density=0.25)}), rho=0.1)
+    >>> check_solver(admm, params, lambda params, batch: jnp.sum((params["w"] - batch) ** 2), jnp.ones((4, 6)))
+    """
+    traces = 0
+
+    def require(holds: Any, claim: str) -> None:
+        if not holds:
+            raise AssertionError(f"{type(solver).__name__}: {claim}")
+
+    def kind(tree: Any) -> Any:
+        return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+    def road(solver, params):
+        nonlocal traces
+        traces += 1
+        state = first = solver.init(params)
+        for _ in range(2):
+            objective, gradient = jax.value_and_grad(lambda p, s: solver.objective(s, loss(p, batch), p))(params, state)
+            params = jax.tree.map(lambda x, g: x - (0.1 * g).astype(x.dtype), params, gradient)
+            now = jnp.asarray(loss(params, batch), jnp.float32)
+            state = solver.coordinate(state, Round(now, now, now, lambda p: loss(p, batch)), params)
+        landed, said = solver.land(state, params), solver.monitor(state)
+        require(kind(state) == kind(first), "coordinate changes the structure, a shape or a dtype of the state")
+        require(kind(objective) == kind(jnp.float32(0)), f"objective is {objective.dtype}, expected a float32 scalar")
+        require(all(jnp.shape(x) == () for x in said.values()), "monitor gives what is no scalar")
+        require(kind(landed) == kind(params), "land changes the structure, a shape or a dtype of the parameters")
+        return landed, state, violation(solver.spec, landed)
+
+    def feasible(params, landed, distances):
+        weights = select(landed, solver.spec)
+        far = [path for path, x in weights.items() if not distances[path] <= _slack(np.asarray(x))]
+        require(not far, f"land leaves {far} out of their sets, for {jax.tree.leaves(params)[0].dtype}")
+
+    for name, field in getattr(solver, "__dataclass_fields__", {}).items():
+        fixed = field.metadata.get("static") and isinstance(getattr(solver, name), float)
+        require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")
+    solvers = [jax.tree.map(lambda leaf, s=share: _scaled(leaf, s), solver) for share in (1.0, 0.75, 0.5)]
+    compiled = jax.jit(road)
+    found = [jax.device_get(compiled(one, params)) for one in solvers]
+    require(traces == 1, f"one shape was traced {traces} times: numbers must be leaves, not static")
+    for landed, _, distances in found:
+        feasible(params, landed, distances)
+
+    together = jax.device_get(
+        jax.jit(jax.vmap(road, (0, None)))(jax.tree.map(lambda *x: np.stack(x), *solvers), params)
+    )
+    for mapped, *alone in zip(*map(jax.tree.leaves, (together, *found)), strict=True):
+        same = np.allclose(mapped.astype(np.float32), np.stack(alone).astype(np.float32), 1e-3, 1e-5, equal_nan=True)
+        require(same, "jax.vmap over its numbers differs from a loop over them")
+
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    landed, _, distances = jax.device_get(compiled(solver, narrow))
+    feasible(narrow, landed, distances)
+
+
 class _ConstraintTest:
     """Compiling is what takes the time: one program looks at all the leaves, one steps, and the rest is NumPy's."""
 
@@ -76,7 +156,11 @@ class _ConstraintTest:
 
     def project(self, leaves: np.ndarray, share: float = 1.0) -> np.ndarray:
         """The projections of seven leaves, with all numbers of the constraint at this share."""
-        return jax.device_get(self._project(jax.tree.map(lambda leaf: _scaled(leaf, share), self.constraint), leaves))
+        numbers = jax.tree.map(lambda leaf: _scaled(leaf, share), self.constraint)
+        try:
+            return jax.device_get(self._project(numbers, leaves))
+        except jax.errors.JAXTypeError as error:
+            raise self._failure(f"project needs values that are traced: {error}") from error
 
     def walk(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The start and the points that one reaches from it by tangents, first towards `x`, and their violations."""
@@ -85,11 +169,15 @@ class _ConstraintTest:
         return jax.device_get(self._walk(self.constraint, start, steps.astype(self.x.dtype)))
 
     def violation(self, x: np.ndarray) -> float:
-        return float(self.walk(x)[1][0])
+        nowhere = np.zeros((len(_STRIDES) + len(_PACES) + 1, *x.shape), x.dtype)
+        return float(self._walk(self.constraint, x, nowhere)[1][0])
 
     def require(self, holds: Any, claim: str) -> None:
         if not holds:
-            raise AssertionError(f"{self.constraint} on {self.x.dtype}{list(self.x.shape)}: {claim}")
+            raise self._failure(claim)
+
+    def _failure(self, claim: str) -> AssertionError:
+        return AssertionError(f"{self.constraint} on {self.x.dtype}{list(self.x.shape)}: {claim}")
 
     def is_a_pytree(self) -> None:
         leaves, structure = jax.tree.flatten(self.constraint)
@@ -101,12 +189,16 @@ class _ConstraintTest:
             hash(structure)
             jax.tree.unflatten(structure, [object()] * len(leaves))
         except Exception as error:
-            self.require(False, f"has static fields without a hash, or inspects its leaves when rebuilt: {error}")
-        again, same = jax.tree.flatten(jax.tree.unflatten(structure, leaves))
+            raise self._failure(f"has static fields without a hash, or reads leaves when rebuilt: {error}") from error
+        again = jax.tree.unflatten(structure, leaves)
+        same = len({structure, jax.tree.structure(again)}) == 1
         self.require(
-            same == structure and all(a is b for a, b in zip(again, leaves, strict=True)),
+            same and all(a is b for a, b in zip(jax.tree.leaves(again), leaves, strict=True)),
             "comes back changed from jax.tree.flatten and unflatten",
         )
+        for name, field in getattr(self.constraint, "__dataclass_fields__", {}).items():
+            fixed = field.metadata.get("static") and isinstance(getattr(self.constraint, name), float)
+            self.require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")
 
     def projects_to_members(self) -> None:
         projected = self.project(self.leaves)
@@ -130,6 +222,7 @@ class _ConstraintTest:
         for leaf, z in zip(bad, self.project(bad), strict=True):
             value = leaf[~_finite(leaf)][0]
             self.require(np.isnan(z.astype(np.float32)).any(), f"project hides {value}: its result must hold NaN")
+            self.require(not np.isfinite(self.violation(leaf)), f"violation hides {value}: it must not be finite")
 
     def stays_a_member_along_tangents(self) -> None:
         kind = jax.eval_shape(self.constraint.tangent, self.x, self.x)
@@ -159,7 +252,7 @@ class _ConstraintTest:
                 self.require(False, f"project differs under jax.{name} from a plain call")
         for share in (0.75, 0.5):
             self.project(self.leaves, share)
-        self.require(self.traces == 1, f"one shape was traced {self.traces} times: numbers must be leaves, not static")
+        self.require(self.traces == 1, f"one shape was traced {self.traces} times")
 
     def counts_its_footprint(self) -> None:
         footprint = jax.jit(lambda constraint, x: constraint.footprint(x))

@@ -98,7 +98,7 @@ class Constraint:
 def norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm over all axes; its derivative at zero is 0, not NaN."""
     energy = jnp.sum(jnp.square(x))
-    return jnp.where(energy > 0, jnp.sqrt(jnp.where(energy > 0, energy, 1)), 0)
+    return jnp.where(energy == 0, 0, jnp.sqrt(jnp.where(energy == 0, 1, energy)))
 
 
 def finite_or_nan(x: jax.Array, y: jax.Array) -> jax.Array:

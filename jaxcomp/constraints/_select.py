@@ -16,6 +16,7 @@ _BITS = 6  # of a packed count
 _ROWS = 2**_BITS - 1  # longest column whose counts fit them
 _PLACES = (-3.0, -1.0, 0.0, 1.0, 3.0)  # of the thresholds, in standard deviations about the expected one
 _SHIFTS = tuple(_BITS * i for i in range(len(_PLACES)))
+_LARGE = 500_000  # from here on a sample saves more than it takes to compile
 _SAMPLE = 4096  # scores read to place the first thresholds
 _SMALL = 32  # up to here comparing all pairs beats searching
 
@@ -65,13 +66,15 @@ def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
     rows = _in_rows(bits)
     # [low, high) holds the k-th largest: `above` scores reach low, `over` of them reach high, over < k <= above.
     bracket = _bracket(rows, n)
-    if n > 8 * _SAMPLE:
+    if n > _LARGE:
         sample = bits[:: n // _SAMPLE | 1]  # an odd stride does not fall in step with rows of even length
         rank = k * (sample.size / n)
         margin = 2.5 * jnp.sqrt(rank * (1 - k / n)) + 2
-        low, high = (_rank_value(sample, rank + margin), _rank_value(sample, rank - margin))
+        low, high = jax.vmap(_rank_value, (None, 0))(sample, jnp.stack([rank + margin, rank - margin]))
+        high = jnp.maximum(high, low + 1)
         # The successors settle at once the scores of which many are equal (rounded, constant, mostly zero).
-        bracket = _narrow(bracket, jnp.stack([low, low + 1, low + (high - low) // 2, high, high + 1]), rows, k)
+        guess = jnp.stack([low, low + 1, low + 1 + (high - low - 1) // 2, high, high + 1])
+        bracket = _narrow(bracket, guess, rows, k)
     low, high, above, over = _search(rows, bracket, k)
     last = lax.cond(above == k, lambda: jnp.int32(n), lambda: _last_tie(rows, low, k - over))
     keep = (bits >= high) | ((bits >= low) & (jnp.arange(n) <= last))
@@ -129,25 +132,19 @@ def _probes(bracket, k, step):
 
 
 def _narrow(bracket, thresholds, rows, k):
+    """Sorted thresholds cut the interval; the piece in which the count falls below k is the next one."""
     low, high, above, over = bracket
-    counts = _count(rows, thresholds)
-    reach = (counts >= k) & (thresholds > low)
-    short = (counts < k) & (thresholds < high)
-    return (
-        jnp.max(jnp.where(reach, thresholds, low)),
-        jnp.min(jnp.where(short, thresholds, high)),
-        jnp.min(jnp.where(reach, counts, above)),
-        jnp.max(jnp.where(short, counts, over)),
-    )
+    counts = jnp.concatenate([above[None], _count(rows, thresholds), over[None]])
+    edges = jnp.concatenate([low[None], thresholds, high[None]])
+    piece = jnp.sum(counts >= k) - 1
+    return edges[piece], edges[piece + 1], counts[piece], counts[piece + 1]
 
 
 def _count(rows, thresholds):
     """How many entries reach each threshold, in one pass: column sums hold all the counts, packed."""
-    hits = sum(
-        (rows >= threshold).astype(jnp.int32) << shift for threshold, shift in zip(thresholds, _SHIFTS, strict=True)
-    )
+    hits = sum((rows >= thresholds[i]).astype(jnp.int32) << shift for i, shift in enumerate(_SHIFTS))
     packed = jnp.sum(hits, axis=0, dtype=jnp.int32)
-    return jnp.stack([jnp.sum((packed >> shift) & _ROWS, dtype=jnp.int32) for shift in _SHIFTS])
+    return jnp.sum((packed[None, :] >> jnp.array(_SHIFTS)[:, None]) & _ROWS, axis=1, dtype=jnp.int32)
 
 
 def _last_tie(rows, value, wanted):

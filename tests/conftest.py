@@ -1,0 +1,36 @@
+"""Set up JAX, hypothesis and the data folder for every test."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiled programs outlive the run, so that a second run of the suite spends no time on XLA.
+_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxcomp"
+try:
+    (_cache / f"jit-{jax.__version__}").mkdir(parents=True, exist_ok=True)
+except OSError:
+    pass  # no home to write to: compile afresh
+else:
+    jax.config.update("jax_compilation_cache_dir", str(_cache / f"jit-{jax.__version__}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets: $JAXCOMP_DATA, else ../shared/data beside the checkout."""
+    named = os.environ.get("JAXCOMP_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder}; set JAXCOMP_DATA to one")
+    return folder

@@ -1,0 +1,78 @@
+"""Every constraint keeps the contract of `jaxcomp.testing.check_constraint`, whatever the dtype, layout and size."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcomp.constraints import (
+    Binary,
+    Chain,
+    FixedMask,
+    Layout,
+    Polarized,
+    PowerOfTwo,
+    Quantized,
+    Sparse,
+    Ternary,
+    Tied,
+    Uniform,
+    block_columns,
+    block_rows,
+    blocks,
+    chunks,
+    diagonals,
+    elements,
+    fragments,
+    inputs,
+    outputs,
+    whole,
+)
+from jaxcomp.testing import check_constraint
+
+SHAPES = {"io": (7, 5), "hwio": (3, 1, 3, 5), "oihw": (5, 3, 1, 3), "ioo": (7, 3, 2)}  # no tile below divides them
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+CONSTRAINTS = {  # for a layout
+    "sparse": lambda l: Sparse(0.3, elements(l)),
+    "sparse filters": lambda l: Sparse(0.4, outputs(l)),
+    "sparse channels": lambda l: Sparse(0.5, inputs(layout=l)),
+    "sparse blocks": lambda l: Sparse(0.4, blocks(2, 3, l)),
+    "sparse columns of blocks": lambda l: Sparse(0.4, block_columns(3, 2, l)),
+    "sparse rows of blocks": lambda l: Sparse(0.4, block_rows(3, 2, l)),
+    "2:4": lambda l: Sparse(0.5, chunks(4, l)),
+    "fixed mask": lambda l: FixedMask(),
+    "polarized": lambda l: Polarized(fragments(4, l)),
+    "circulant": lambda l: Tied(diagonals(3, l)),
+    "tied magnitudes": lambda l: Tied(fragments(4, l), signs="free"),
+    "uniform": lambda l: Quantized(Uniform(4), outputs(l)),
+    "uniform without zero": lambda l: Quantized(Uniform(2, zero=False), whole(l)),
+    "power of two": lambda l: Quantized(PowerOfTwo(4), blocks(2, 3, l)),
+    "ternary": lambda l: Quantized(Ternary(), outputs(l)),
+    "binary": lambda l: Quantized(Binary(), whole(l)),
+    "polarized, sparse": lambda l: Chain(Polarized(fragments(2, l)), Sparse(0.5, outputs(l))),
+    "sparse, binary": lambda l: Chain(Sparse(0.5, elements(l)), Quantized(Binary(), whole(l))),
+    "polarized, ternary": lambda l: Chain(Polarized(fragments(4, l)), Quantized(Ternary(), blocks(2, 3, l))),
+}
+
+
+def cases():
+    """All combinations, most of them slow: the quick run meets each constraint once, layouts and dtypes in turn."""
+    table = itertools.product(enumerate(CONSTRAINTS), itertools.product(DTYPES, SHAPES))
+    for (row, name), (dtype, axes) in table:
+        quick = list(itertools.product(DTYPES, SHAPES))[5 * row % 8] == (dtype, axes)
+        yield pytest.param(name, axes, dtype, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name, axes, dtype", list(cases()))
+def test_every_constraint_keeps_the_contract(name, axes, dtype):
+    x = jax.random.normal(jax.random.key(1), SHAPES[axes]).astype(DTYPES[dtype])
+    check_constraint(CONSTRAINTS[name](Layout(axes)), x)
+
+
+@pytest.mark.parametrize("name", ["sparse", "fixed mask", "polarized", "circulant", "tied magnitudes", "ternary"])
+def test_one_bad_weight_makes_the_whole_projection_nan(name):
+    x = jnp.ones((7, 5))
+    bad = jnp.stack([x.at[3, 2].set(value) for value in (jnp.nan, jnp.inf, -jnp.inf)])
+    assert np.isnan(jax.jit(jax.vmap(CONSTRAINTS[name](Layout("io")).fit(x).project))(bad)).all()
