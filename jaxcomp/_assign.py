@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcomp._paths import leaves_by_path, replace, select
 from jaxcomp._table import Table
@@ -57,11 +58,16 @@ def assign(params: Any, rules: Mapping[str, Constraint | None]) -> Spec:
     return {path: _fitted(path, c, leaves[path]) for path, c in chosen.items() if c is not None}
 
 
-def _fitted(path: str, constraint: Constraint, x: Any) -> Constraint:
+def check_leaf(path: str, constraint: Constraint, x: Any) -> None:
+    """Raise, naming the leaf, if its constraint cannot apply to it."""
     try:
         constraint.check(x)
     except ValueError as error:
         raise ValueError(f"leaf '{path}': {error}") from None
+
+
+def _fitted(path: str, constraint: Constraint, x: Any) -> Constraint:
+    check_leaf(path, constraint, x)
     if isinstance(x, jax.ShapeDtypeStruct):
         return constraint
     check_finite(path, x)
@@ -72,8 +78,7 @@ def check_finite(path: str, x: Any) -> None:
     """Raise if a leaf whose values are known holds NaN or infinity; tracers pass."""
     if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) or not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    with jax.ensure_compile_time_eval():  # a known leaf is known within a function being traced, too
-        bad = int(jnp.sum(~jnp.isfinite(x)))
+    bad = int(np.count_nonzero(~np.isfinite(np.asarray(x))))
     if bad:
         raise ValueError(f"leaf '{path}' holds {bad} NaN or infinite weights of {x.size}: train or load it anew")
 

@@ -93,7 +93,7 @@ def compress(
         batches = jax.tree.map(jnp.asarray, batches)  # once, not once a round
     spec = solver.spec  # with its numbers as they were given, for the report
     params, solver, hold, model_state = (_solve.strong(x) for x in (params, solver, hold or {}, model_state))
-    run = _Run(_start(params, solver, model_state, optimizer), params, [])
+    run = _start(params, solver, model_state, optimizer)
     checkpoints = None
     if directory is not None:
         plan = {"rounds": rounds, "steps": steps, "retrain": retrain, "early_stop": early_stop}
@@ -151,22 +151,23 @@ def _next_round(history: list[dict], rounds: int, early_stop: bool) -> int:
     return rounds if last["stage"] == "solve" and enough else last["round"] + 1
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer",))
-def _start(params, solver, model_state, optimizer):
-    return _solve.Carry(params, solver.init(params), optimizer.init(params), model_state)
+# Compiled apart from one another, so that another optimiser does not compile the solver's projections again.
+_begin = jax.jit(lambda solver, params: solver.init(params))
+_land_on = jax.jit(lambda solver, state, params: solver.land(state, params))
+_restart = jax.jit(_solve.restart, static_argnames=("optimizer",))
+
+
+def _start(params, solver: Solver, model_state, optimizer) -> _Run:
+    carry = _restart(_solve.Carry(params, None, None, model_state), params, optimizer)
+    return _Run(dataclasses.replace(carry, state=_begin(solver, params)), params, [])
 
 
 def _land(run: _Run, solver: Solver, optimizer) -> _Run:
     """The run at the start of retraining; unchanged if it is there already."""
     if run.carry.state is None:
         return run
-    carry = _landed(run.carry, solver, optimizer=optimizer)
-    return _Run(carry, carry.params, run.history)
-
-
-@functools.partial(jax.jit, static_argnames=("optimizer",))
-def _landed(carry, solver, *, optimizer):
-    return _solve.restart(carry, solver.land(carry.state, carry.params), optimizer)
+    landed = _land_on(solver, run.carry.state, run.carry.params)
+    return _Run(_restart(run.carry, landed, optimizer), landed, run.history)
 
 
 def _advance(loss, batches, solver, hold, carry, r, optimizer, steps, grad):
@@ -191,6 +192,6 @@ def _round(loss, carry, batches, solver, hold, first, *, optimizer, steps, grad)
 def _restored(checkpoints: Checkpoints, start: _Run, optimizer) -> _Run:
     """The run as its last checkpoint has it; whether it was retraining by then is in the history."""
     retraining = checkpoints.history[-1]["stage"] == "retrain"
-    like = _solve.restart(start.carry, start.landed, optimizer) if retraining else start.carry
+    like = _restart(start.carry, start.landed, optimizer) if retraining else start.carry
     carry, landed = checkpoints.restore((like, start.landed))
     return _Run(carry, landed, checkpoints.history)

@@ -36,7 +36,8 @@ class RunProgress:
         )
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if not self._bar.disable:
+            self._bar.start()
         self._task = self._bar.add_task(self._stage, total=self._total, figures="compiling")
         return self
 
@@ -47,7 +48,8 @@ class RunProgress:
         self._last = f"{self._stage}: round {done} of {self._total}, {figures}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._bar.stop()
+        if not self._bar.disable:  # older versions of rich end even a bar that they never drew with an empty line
+            self._bar.stop()
         if self._prints and self._last and error is None:  # also where the run stopped early
             self._console.print(self._last, markup=False, highlight=False, soft_wrap=True)
 

@@ -145,8 +145,14 @@ def report(spec: Spec, params: Any) -> Report:
     >>> found.nonzeros, found.weight_ratio, round(found.storage_ratio, 2), found.violation
     (2, 2.0, 1.45, 0.0)
     """
-    found = jax.device_get((footprint(spec, params), violation(spec, params)))
-    return Report(tuple(_leaf(path, x, spec, *found) for path, x in leaves_by_path(params).items()))
+    leaves = leaves_by_path(params)
+    found = jax.device_get(_measured(spec, leaves))
+    return Report(tuple(_leaf(path, x, spec, *found) for path, x in leaves.items()))
+
+
+@jax.jit  # one program: compiling every operation for every shape by itself takes several times longer
+def _measured(spec: Spec, leaves: dict[str, jax.Array]) -> tuple[dict, dict]:
+    return footprint(spec, leaves), violation(spec, leaves)
 
 
 def _leaf(path: str, x: Any, spec: Spec, footprints: dict, violations: dict) -> LeafReport:

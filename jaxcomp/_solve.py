@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxcomp._assign import Spec, check_finite, tangent
+from jaxcomp._assign import Spec, check_finite, check_leaf, tangent
 from jaxcomp._batches import batch_at, num_batches
 from jaxcomp._paths import is_array, leaves_by_path, select
 from jaxcomp.solvers import Round, Solver
@@ -194,7 +195,8 @@ def _together(gradient: Any) -> Any:
     """
     nothing = jnp.float32(0)
     for leaf in jax.tree.leaves(gradient):
-        nothing += 0 * jnp.sum(leaf.ravel()[:1].astype(jnp.float32))
+        first = leaf.ravel()[:1].astype(jnp.float32)
+        nothing += 0 * jnp.sum(jnp.where(jnp.isfinite(first), first, 0))  # of which XLA cannot know that it is zero
     return jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), gradient)
 
 
@@ -246,7 +248,7 @@ def strong(tree: Any) -> Any:
 def check_run(params, solver, rounds, steps, retrain, hold) -> None:
     """Refuse what cannot run before anything is compiled."""
     for name, found, least in (("rounds", rounds, 0), ("steps", steps, 1), ("retrain", retrain, 0)):
-        if not isinstance(found, int) or found < least:
+        if not isinstance(found, numbers.Integral) or isinstance(found, bool) or found < least:
             raise ValueError(f"{name} must be a whole number, at least {least}; found {found!r}")
     for leaf in jax.tree.leaves(params):
         if not is_array(leaf) and not isinstance(leaf, float):
@@ -260,9 +262,8 @@ def check_run(params, solver, rounds, steps, retrain, hold) -> None:
                 f"leaf '{path}' has dtype {leaf.dtype}, expected floating-point weights: carry it in model_state"
             )
         check_finite(path, leaf)
-    for spec in (solver.spec, hold or {}):
+    for name, spec in (("the solver's spec", solver.spec), ("hold", hold or {})):
+        if not isinstance(spec, Mapping):
+            raise ValueError(f"{name} must be {{path: Constraint}}, as jaxcomp.assign makes it; found {spec!r}")
         for path, leaf in select(params, spec).items():
-            try:
-                spec[path].check(leaf)
-            except ValueError as error:
-                raise ValueError(f"leaf '{path}': {error}") from None
+            check_leaf(path, spec[path], leaf)

@@ -93,6 +93,8 @@ class Constraint:
         """Raise `ValueError` if the constraint cannot apply to a leaf of this shape and dtype. Reads no values of x."""
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"needs floating-point weights, found dtype {x.dtype}: cast the leaf or leave it out")
+        if 0 in x.shape:
+            raise ValueError(f"needs at least one weight, found shape {x.shape}: leave the leaf out")
 
 
 def norm(x: jax.Array) -> jax.Array:

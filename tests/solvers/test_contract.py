@@ -1,0 +1,70 @@
+"""Every solver keeps the contract, on every set, and the contract names what a faulty solver breaks."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.testing import check_solver
+from tests.problems import regression, regression_problem
+
+PARAMS, BATCHES = regression_problem()
+BATCH = jax.tree.map(lambda x: x[0], BATCHES)
+SPEC = {"w": jc.Sparse(0.5)}
+
+SOLVERS = {
+    "ADMM": jc.ADMM(SPEC, rho=0.1),
+    "ADMM, all numbers at work": jc.ADMM(SPEC, rho=0.1, growth=1.5, balance=2.0, rho_max=1.0, tolerance=0.1),
+    "ADMM on a chain": jc.ADMM({"w": jc.Chain(jc.Sparse(0.5), jc.Quantized(jc.Binary()))}, rho=0.1),
+    "ADMM on two leaves": jc.ADMM({"w": jc.Tied(jc.diagonals(2)), "b": jc.Polarized(jc.whole())}, rho=0.1),
+    "ADMM on nothing": jc.ADMM({}),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_keep_the_contract(name):
+    check_solver(SOLVERS[name], PARAMS, regression, BATCH)
+
+
+def faulty(name, **methods):
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(type(name, (jc.ADMM,), methods)))(SPEC)
+
+
+FAULTS = {
+    "a state that changes dtype": (
+        {"coordinate": lambda self, state, round, params: dataclasses.replace(state, rho=jnp.int32(1))},
+        "coordinate changes the structure, a shape or a dtype of the state",
+    ),
+    "a narrow objective": (
+        {"objective": lambda self, state, losses, params: losses.astype(jnp.bfloat16)},
+        "objective is bfloat16, expected a float32 scalar",
+    ),
+    "parameters that stay in the air": ({"land": lambda self, state, params: params}, r"land leaves \['w'\] out of"),
+    "parameters that change dtype": (
+        {"land": lambda self, state, params: jax.tree.map(lambda x: x.astype(jnp.float16), params)},
+        "land changes the structure, a shape or a dtype of the parameters",
+    ),
+    "a vector in the monitor": (
+        {"monitor": lambda self, state: {"u": state.u["w"]}},
+        "monitor gives what is no scalar",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named(name):
+    methods, message = FAULTS[name]
+    with pytest.raises(AssertionError, match=f"^Faulty: {message}"):
+        check_solver(faulty("Faulty", **methods), PARAMS, regression, BATCH)
+
+
+def test_a_number_that_compiles_anew_is_named():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Static(jc.ADMM):
+        rho: float = dataclasses.field(default=0.1, metadata={"static": True})
+
+    with pytest.raises(AssertionError, match=r"^Static: has a static number, rho"):
+        check_solver(Static(SPEC), PARAMS, regression, BATCH)
