@@ -11,7 +11,6 @@ For LeNet-5 and a perceptron of ten million weights, batch 64, Adam: millisecond
 Besides, how often ten rounds at each of five hyper-parameter settings compile the round: once.
 """
 
-import functools
 import importlib.util
 import itertools
 from collections.abc import Callable
@@ -100,16 +99,15 @@ def _jax_programs(model: nn.Module, steps: int) -> dict[str, Callable]:
 
         return lax.scan(step, (params, opt_state), batches.order)[0]
 
-    @functools.partial(jax.jit, static_argnames="rounds")
-    def solve(solver, rounds):
-        return jc.solve(loss, params, batches, solver, optimizer=optimizer, rounds=rounds, steps=steps)
+    def solve(solver):
+        return jc.solve(loss, params, batches, solver, optimizer=optimizer, rounds=1, steps=steps).state
 
     opt_state = optimizer.init(params)
     spec = jc.assign(params, {r".*/kernel": jc.Sparse(DENSITY)})
     return {
         "optax": lambda: jax.block_until_ready(plain(params, opt_state, batches)),
-        "jaxcomp, no constraint": lambda: jax.block_until_ready(solve(jc.ADMM({}), 1)),
-        "jaxcomp, ADMM": lambda: jax.block_until_ready(solve(jc.ADMM(spec, rho=RHO), 1)),
+        "jaxcomp, no constraint": lambda: jax.block_until_ready(solve(jc.ADMM({}))),
+        "jaxcomp, ADMM": lambda: jax.block_until_ready(solve(jc.ADMM(spec, rho=RHO))),
     }
 
 

@@ -194,7 +194,7 @@ def _table(context: Context, summary: dict[str, dict[str, Any]]) -> Table:
         box=rich.box.SIMPLE_HEAD,
     )
     table.add_column("method", no_wrap=True)
-    for column in ("kept", "weights\nonly", "stored", "just\npruned %", "retrained %", "less\ndense"):
+    for column in ("kept", "weights\nonly", "stored", "just\npruned %", "retrained %", "to\ndense"):
         table.add_column(column, justify="right", no_wrap=True)
     dense = summary["dense"]["accuracy"]
     for name in sorted(summary, key=lambda name: summary[name]["ratio"]):
