@@ -56,12 +56,11 @@ class Classifier:
 
     def batches(self, seed: int, rounds: int) -> jc.Batches:
         """Shuffled training batches for so many rounds."""
-        train = (self._device_images, jnp.asarray(self.data.train.label))
-        return jc.shuffled(train, self.batch_size, rounds * self.steps, seed)
+        return jc.shuffled(self._train, self.batch_size, rounds * self.steps, seed)
 
     @functools.cached_property
-    def _device_images(self) -> jax.Array:
-        return jnp.asarray(self.data.train.image)
+    def _train(self) -> tuple[jax.Array, jax.Array]:
+        return jnp.asarray(self.data.train.image), jnp.asarray(self.data.train.label)
 
     def loss(self, params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Mean cross-entropy."""

@@ -1,5 +1,7 @@
 """Several sets at once, applied in a stated order."""
 
+import dataclasses
+
 import jax
 
 from jaxcomp.constraints._constraint import Constraint, Footprint
@@ -61,15 +63,12 @@ class Chain(Constraint):
         """The fewest values at the fewest bits of any part; the parts' index and side information adds up."""
         first, *rest = (part.footprint(x) for part in self.parts)
         for one in rest:
-            first = Footprint(
-                size=first.size,
-                nonzeros=first.nonzeros,
+            first = dataclasses.replace(
+                first,
                 values=jax.numpy.minimum(first.values, one.values),
                 value_bits=jax.numpy.minimum(first.value_bits, one.value_bits),
                 index_bits=first.index_bits + one.index_bits,
                 side_bits=first.side_bits + one.side_bits,
-                row_density=first.row_density,
-                column_density=first.column_density,
             )
         return first
 
