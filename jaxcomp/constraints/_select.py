@@ -2,8 +2,9 @@
 
 Non-negative floats order as their bit patterns do, so the k-th largest score is found by narrowing an interval
 of integers. A strided sample says where to look; then every pass over the scores counts five thresholds at once,
-packed six bits each into one integer, placed where the counts seen so far say the answer lies. A handful of
-passes settle what a bisection of the 31 bits needs 31 for, and XLA's sort on a CPU many times longer.
+packed six bits each into one integer, placed where the counts seen so far say the answer lies; thresholds that part
+no scores fell among ties, and the interval is drawn together about them. A handful of passes settle what a bisection
+of the 31 bits needs 31 for, and XLA's sort on a CPU many times longer.
 Ties at the threshold are kept in order of position, so the result holds exactly k entries for every input.
 """
 
@@ -14,7 +15,7 @@ from jax.typing import ArrayLike
 
 _BITS = 6  # of a packed count
 _ROWS = 2**_BITS - 1  # longest column whose counts fit them
-_PLACES = (-3.0, -1.0, 0.0, 1.0, 3.0)  # of the thresholds, in standard deviations about the expected one
+_PLACES = (-6.0, -1.0, 0.0, 1.0, 6.0)  # of the thresholds, in standard deviations about the expected one
 _SHIFTS = tuple(_BITS * i for i in range(len(_PLACES)))
 _LARGE = 500_000  # from here on a sample saves more than it takes to compile
 _SAMPLE = 4096  # scores read to place the first thresholds
@@ -65,7 +66,6 @@ def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
     n = bits.size
     rows = _in_rows(bits)
     # [low, high) holds the k-th largest: `above` scores reach low, `over` of them reach high, over < k <= above.
-    bracket = _bracket(rows, n)
     if n > _LARGE:
         sample = bits[:: n // _SAMPLE | 1]  # an odd stride does not fall in step with rows of even length
         rank = k * (sample.size / n)
@@ -74,7 +74,9 @@ def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
         high = jnp.maximum(high, low + 1)
         # The successors settle at once the scores of which many are equal (rounded, constant, mostly zero).
         guess = jnp.stack([low, low + 1, low + 1 + (high - low - 1) // 2, high, high + 1])
-        bracket = _narrow(bracket, guess, rows, k)
+        bracket = _narrow(_everything(bits), guess, rows, k)
+    else:
+        bracket = _close(_everything(bits), rows)
     low, high, above, over = _search(rows, bracket, k)
     last = lax.cond(above == k, lambda: jnp.int32(n), lambda: _last_tie(rows, low, k - over))
     keep = (bits >= high) | ((bits >= low) & (jnp.arange(n) <= last))
@@ -82,8 +84,9 @@ def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _in_rows(bits: jax.Array) -> jax.Array:
-    """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches."""
-    rows = min(_ROWS, bits.size)
+    """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches; where a divisor serves, without a copy."""
+    divisors = (rows for rows in range(_ROWS, _ROWS // 2, -1) if bits.size % rows == 0)
+    rows = next(divisors, min(_ROWS, bits.size))
     columns = -(-bits.size // rows)
     return jnp.pad(bits, (0, rows * columns - bits.size), constant_values=-1).reshape(rows, columns)
 
@@ -93,27 +96,46 @@ def _rank_value(bits: jax.Array, rank: jax.Array) -> jax.Array:
     n = bits.size
     rank = jnp.clip(rank.astype(jnp.int32), 1, n)
     rows = _in_rows(bits)
-    return _search(rows, _bracket(rows, n), rank)[0]
+    return _search(rows, _close(_everything(bits), rows), rank)[0]
 
 
-def _bracket(rows, n):
-    """All of the scores. The maximum in two stages, kept apart: XLA reduces an array to one number in scalar code."""
-    largest = jnp.max(lax.optimization_barrier(jnp.max(rows, axis=0)))
-    return jnp.zeros_like(largest), largest + 1, jnp.int32(n), jnp.int32(0)
+def _everything(bits):
+    """The bracket of all scores: up to a NaN, the largest there is."""
+    nan = _bits(jnp.full((), jnp.nan, jnp.float64 if bits.dtype.itemsize == 8 else jnp.float32))
+    return jnp.zeros_like(nan), nan + 1, jnp.int32(bits.size), jnp.int32(0)
+
+
+def _close(bracket, rows):
+    """The bracket drawn together about the scores in it; if they are all equal, that settles them."""
+    low, high, above, over = bracket
+    least = jnp.min(jnp.where(rows >= low, rows, high), axis=0)
+    most = jnp.max(jnp.where(rows < high, rows, low), axis=0)
+    # In two stages, kept apart: XLA reduces an array to one number in scalar code.
+    least, most = lax.optimization_barrier((least, most))
+    return jnp.min(least), jnp.max(most) + 1, above, over
 
 
 def _search(rows, bracket, k):
     """Narrow until exactly k scores reach ``low``, or all of ``[low, high)`` are ties at ``low``."""
 
     def unsettled(carry):
-        (low, high, above, _), _ = carry
+        (low, high, above, _), _, _ = carry
         return (above != k) & (high - low > 1)
 
     def narrow(carry):
-        bracket, step = carry
-        return _narrow(bracket, _probes(bracket, k, step), rows, k), step + 1
+        bracket, _, step = carry
+        inside = bracket[2] - bracket[3]
+        return _narrow(bracket, _probes(bracket, k, step), rows, k), inside, step + 1
 
-    return lax.while_loop(unsettled, narrow, (bracket, 0))[0]
+    def narrow_or_close(carry):
+        (_, _, above, over), before, step = carry
+        return lax.cond(above - over == before, lambda c: (_close(c[0], rows), jnp.int32(0), step), narrow, carry)
+
+    # Thresholds that part no scores fell among ties. In a small array a bisection of their bits is soon done.
+    large = rows.size > _LARGE
+    topmost = bracket[3] == 0  # where `high` may lie far beyond the largest score
+    carry = bracket, jnp.where(topmost & large, bracket[2], 0), 0
+    return lax.while_loop(unsettled, narrow_or_close if large else narrow, carry)[0]
 
 
 def _probes(bracket, k, step):
@@ -148,10 +170,14 @@ def _count(rows, thresholds):
 
 
 def _last_tie(rows, value, wanted):
-    """The position of the ``wanted``-th entry equal to ``value``."""
+    """The position of the ``wanted``-th entry equal to ``value``: its row, then by the same means its place there."""
     per_row = jnp.sum(rows == value, axis=1, dtype=jnp.int32)
     upto = jnp.cumsum(per_row)
     row = jnp.argmax(upto >= wanted)
     within = wanted - (upto[row] - per_row[row])
-    column = jnp.argmax(jnp.cumsum(rows[row] == value) >= within)
+    entries = rows[row]
+    if entries.size > _ROWS**2:
+        column = _last_tie(_in_rows(entries), value, within)
+    else:
+        column = jnp.argmax(jnp.cumsum(entries == value) >= within)
     return (row * rows.shape[1] + column).astype(jnp.int32)
