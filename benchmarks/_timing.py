@@ -1,8 +1,10 @@
 """Times of programs that take turns, so that a machine's moods fall on all of them alike."""
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 
@@ -19,16 +21,67 @@ class Times(NamedTuple):
 
 def in_turns(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
     """Run every program once uncounted, then all of them in turn, ``repeats`` times over."""
+    return _take_turns({name: lambda run=run: _timed(run) for name, run in programs.items()}, repeats)
+
+
+def in_turns_apart(builders: dict[str, Callable[[], Callable[[], object]]], repeats: int) -> dict[str, Times]:
+    """The same, each program built and run in a process of its own, as its users would.
+
+    What one library does to the allocator and to the threads of a process changes the speed of another there: a
+    PyTorch loop of small tensors runs a quarter faster once other code has freed large blocks of memory.
+    Builders must be importable: functions of modules, or `functools.partial` of them.
+    """
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(_worker(build)) for name, build in builders.items()}
+        return _take_turns(workers, repeats)
+
+
+def _take_turns(programs: dict[str, Callable[[], tuple[float, float]]], repeats: int) -> dict[str, Times]:
     times = {name: Times([], []) for name in programs}
     for program in programs.values():
         program()
     for _ in range(repeats):
         for name, program in programs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            program()
-            times[name].wall.append(time.perf_counter() - wall)
-            times[name].cpu.append(time.process_time() - cpu)
+            wall, cpu = program()
+            times[name].wall.append(wall)
+            times[name].cpu.append(cpu)
     return times
+
+
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+@contextmanager
+def _worker(build):
+    """A call that runs the program once, elsewhere, and returns its times."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(build, there), daemon=True)
+    process.start()
+    there.close()
+
+    def run():
+        here.send(None)
+        return here.recv()
+
+    try:
+        yield run
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(build, pipe) -> None:
+    program = build()
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_timed(program))
 
 
 def ratio(a: Times, b: Times, clock: str = "wall") -> float:

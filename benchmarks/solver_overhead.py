@@ -1,16 +1,19 @@
 """What ADMM adds to a training step, and the same step in PyTorch.
 
-For LeNet-5 and a perceptron of ten million weights, batch 64, Adam: milliseconds a step of
+For LeNet-5 and a perceptron of ten million weights, batch 64, Adam, milliseconds a step of these programs, each in a
+process of its own:
 
 - a plain optax loop inside ``lax.scan``, as one would write it without jaxcomp;
-- a round of `jaxcomp.compress` without constraints;
+- rounds of `jaxcomp.solve` without constraints;
 - the same under ADMM with every kernel pruned to 5 %, its projections and dual step counted in;
-- PyTorch loops of the same model without and with ADMM's penalty, if torch is installed: with its default Adam and
-  with its fused one.
+- PyTorch loops of the same model without and with ADMM's penalty (of which the projections are left out), if torch is
+  installed: with its default Adam and with its fused one.
 
-Besides, how often ten rounds at each of five hyper-parameter settings compile the round: once.
+A round is 400 steps, less than half an epoch of MNIST. Besides, how often ten rounds at each of five hyper-parameter
+settings compile the round: once.
 """
 
+import functools
 import importlib.util
 import itertools
 from collections.abc import Callable
@@ -25,10 +28,10 @@ from jax import lax
 from rich.table import Table
 
 import jaxcomp as jc
-from benchmarks._timing import in_turns, ratio
+from benchmarks._timing import in_turns_apart, ratio
 from experiments._models import LeNet5
 
-BATCH, EXAMPLES, RATE, RHO, DENSITY = 64, 2048, 1e-3, 1e-3, 0.05
+BATCH, STEPS, EXAMPLES, RATE, RHO, DENSITY = 64, 400, 2048, 1e-3, 1e-3, 0.05
 
 
 class Perceptron(nn.Module):
@@ -47,19 +50,15 @@ class Perceptron(nn.Module):
 def measure(repeats: int) -> tuple[dict[str, Any], Table]:
     """Median milliseconds a step, ratios turn by turn, and the count of compilations."""
     columns = ("model", "program", "ms a step", "CPU ms", "ADMM's time by it", "CPU")
-    table, figures = (
-        Table(*columns, title="Adam, batch 64; a round of jaxcomp is 400 steps, 100 for the perceptron"),
-        {},
-    )
-    for model, steps in ((LeNet5(), 400), (Perceptron(), 100)):
+    table, figures = Table(*columns, title=f"Adam, batch {BATCH}; a round of jaxcomp is {STEPS} steps"), {}
+    for model in (LeNet5(), Perceptron()):
         name = type(model).__name__
-        programs = _jax_programs(model, steps) | _torch_programs(name, steps)
-        times = in_turns(programs, repeats)
+        times = in_turns_apart(_programs(model), repeats)
         figures[name] = {}
         for program, time in times.items():
             row = {
-                "ms": 1e3 * time.median / steps,
-                "cpu_ms": 1e3 * sorted(time.cpu)[len(time.cpu) // 2] / steps,
+                "ms": 1e3 * time.median / STEPS,
+                "cpu_ms": 1e3 * sorted(time.cpu)[len(time.cpu) // 2] / STEPS,
                 "admm_by_it": ratio(times["jaxcomp, ADMM"], time),
                 "admm_by_it_cpu": ratio(times["jaxcomp, ADMM"], time, "cpu"),
             }
@@ -83,14 +82,31 @@ def _loss(model: nn.Module) -> Callable:
     return loss
 
 
-def _jax_programs(model: nn.Module, steps: int) -> dict[str, Callable]:
+def _programs(model: nn.Module) -> dict[str, Callable[[], Callable]]:
+    programs = {
+        "optax": functools.partial(_optax, model),
+        "jaxcomp, no constraint": functools.partial(_jaxcomp, model, pruned=False),
+        "jaxcomp, ADMM": functools.partial(_jaxcomp, model, pruned=True),
+    }
+    if importlib.util.find_spec("torch") is None:
+        return programs
+    return programs | {
+        f"torch, {'ADMM' if penalty else 'no constraint'}{', fused Adam' if fused else ''}": functools.partial(
+            _torch, type(model).__name__, fused, penalty
+        )
+        for penalty in (False, True)
+        for fused in (False, True)
+    }
+
+
+def _optax(model: nn.Module) -> Callable:
     images, labels = map(jnp.asarray, _examples())
     params = model.init(jax.random.key(0), images[:1])["params"]
     optimizer, loss = optax.adam(RATE), _loss(model)
-    batches = jc.shuffled((images, labels), BATCH, steps)
+    batches = jc.shuffled((images, labels), BATCH, STEPS)
 
     @jax.jit
-    def plain(params, opt_state, batches):
+    def train(params, opt_state, batches):
         def step(carry, rows):
             params, opt_state = carry
             gradient = jax.grad(loss)(params, (batches.data[0][rows], batches.data[1][rows]))
@@ -99,49 +115,44 @@ def _jax_programs(model: nn.Module, steps: int) -> dict[str, Callable]:
 
         return lax.scan(step, (params, opt_state), batches.order)[0]
 
-    def solve(solver):
-        return jc.solve(loss, params, batches, solver, optimizer=optimizer, rounds=1, steps=steps).state
-
     opt_state = optimizer.init(params)
-    spec = jc.assign(params, {r".*/kernel": jc.Sparse(DENSITY)})
-    return {
-        "optax": lambda: jax.block_until_ready(plain(params, opt_state, batches)),
-        "jaxcomp, no constraint": lambda: jax.block_until_ready(solve(jc.ADMM({}))),
-        "jaxcomp, ADMM": lambda: jax.block_until_ready(solve(jc.ADMM(spec, rho=RHO))),
-    }
+    return lambda: jax.block_until_ready(train(params, opt_state, batches))
 
 
-def _torch_programs(name: str, steps: int) -> dict[str, Callable]:
-    if importlib.util.find_spec("torch") is None:
-        return {}
+def _jaxcomp(model: nn.Module, pruned: bool) -> Callable:
+    images, labels = map(jnp.asarray, _examples())
+    params = model.init(jax.random.key(0), images[:1])["params"]
+    optimizer, loss = optax.adam(RATE), _loss(model)
+    batches = jc.shuffled((images, labels), BATCH, STEPS)
+    solver = jc.ADMM(jc.assign(params, {r".*/kernel": jc.Sparse(DENSITY)}) if pruned else {}, rho=RHO)
+
+    def solve():
+        return jc.solve(loss, params, batches, solver, optimizer=optimizer, rounds=1, steps=STEPS).state
+
+    return lambda: jax.block_until_ready(solve())
+
+
+def _torch(name: str, fused: bool, penalty: bool) -> Callable:
     import torch
 
     images, labels = _examples()
     images, labels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long()
-    order = torch.randint(0, EXAMPLES, (steps, BATCH), generator=torch.Generator().manual_seed(0))
+    order = torch.randint(0, EXAMPLES, (STEPS, BATCH), generator=torch.Generator().manual_seed(0))
+    model = _torch_model(torch.nn, name)
+    optimizer = torch.optim.Adam(model.parameters(), RATE, fused=fused)
+    kernels = [p for p in model.parameters() if p.ndim > 1] if penalty else []
+    anchors = [p.detach().clone() for p in kernels]  # their values cost nothing
+    criterion = torch.nn.CrossEntropyLoss()
 
-    def loop(fused: bool, penalty: bool) -> Callable:
-        model = _torch_model(torch.nn, name)
-        optimizer = torch.optim.Adam(model.parameters(), RATE, fused=fused)
-        kernels = [p for p in model.parameters() if p.ndim > 1] if penalty else []
-        anchors = [p.detach() * (p.abs() > p.abs().quantile(1 - DENSITY) if p.numel() < 1e7 else 1) for p in kernels]
-        criterion = torch.nn.CrossEntropyLoss()
+    def run():
+        for rows in order:
+            optimizer.zero_grad()
+            criterion(model(images[rows]), labels[rows]).backward()
+            for weight, anchor in zip(kernels, anchors, strict=True):
+                weight.grad.add_(weight.detach() - anchor, alpha=RHO)
+            optimizer.step()
 
-        def run():
-            for rows in order:
-                optimizer.zero_grad()
-                criterion(model(images[rows]), labels[rows]).backward()
-                for weight, anchor in zip(kernels, anchors, strict=True):
-                    weight.grad.add_(weight.detach() - anchor, alpha=RHO)
-                optimizer.step()
-
-        return run
-
-    return {
-        f"torch, {'ADMM' if penalty else 'no constraint'}{', fused Adam' if fused else ''}": loop(fused, penalty)
-        for penalty in (False, True)
-        for fused in (False, True)
-    }
+    return run
 
 
 def _torch_model(nn: Any, name: str) -> Any:

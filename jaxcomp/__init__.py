@@ -31,6 +31,7 @@ from jaxcomp.constraints import Ternary as Ternary
 from jaxcomp.constraints import Tied as Tied
 from jaxcomp.constraints import Uniform as Uniform
 from jaxcomp.constraints import View as View
+from jaxcomp.constraints import banks as banks
 from jaxcomp.constraints import block_columns as block_columns
 from jaxcomp.constraints import block_rows as block_rows
 from jaxcomp.constraints import blocks as blocks
@@ -41,6 +42,7 @@ from jaxcomp.constraints import fragments as fragments
 from jaxcomp.constraints import inputs as inputs
 from jaxcomp.constraints import kernels as kernels
 from jaxcomp.constraints import outputs as outputs
+from jaxcomp.constraints import punched as punched
 from jaxcomp.constraints import select_top as select_top
 from jaxcomp.constraints import whole as whole
 from jaxcomp.solvers import ADMM as ADMM

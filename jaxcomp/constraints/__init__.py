@@ -16,6 +16,7 @@ from jaxcomp.constraints._sparse import Sparse as Sparse
 from jaxcomp.constraints._tied import Tied as Tied
 from jaxcomp.constraints._views import Layout as Layout
 from jaxcomp.constraints._views import View as View
+from jaxcomp.constraints._views import banks as banks
 from jaxcomp.constraints._views import block_columns as block_columns
 from jaxcomp.constraints._views import block_rows as block_rows
 from jaxcomp.constraints._views import blocks as blocks
@@ -26,4 +27,5 @@ from jaxcomp.constraints._views import fragments as fragments
 from jaxcomp.constraints._views import inputs as inputs
 from jaxcomp.constraints._views import kernels as kernels
 from jaxcomp.constraints._views import outputs as outputs
+from jaxcomp.constraints._views import punched as punched
 from jaxcomp.constraints._views import whole as whole

@@ -26,6 +26,7 @@ class Footprint:
         side_bits: bits, in all, of scales, signs and codebooks.
         row_density: share of outputs with a non-zero weight.
         column_density: share of inputs with a non-zero weight.
+        group_density: share of the constraint's groups (blocks, kernels, fragments …) with a non-zero weight.
     """
 
     size: int = dataclasses.field(metadata={"static": True})
@@ -36,6 +37,7 @@ class Footprint:
     side_bits: jax.Array
     row_density: jax.Array
     column_density: jax.Array
+    group_density: jax.Array
 
     @property
     def bits(self) -> jax.Array:
@@ -118,7 +120,10 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
 
 
 def dense_footprint(x: jax.Array, layout: Layout | None = None) -> Footprint:
-    """Every weight stored at the width of its dtype, none marked. Without a layout that fits, no axis is sparse."""
+    """Every weight stored at the width of its dtype, none marked. Without a layout that fits, no axis is sparse.
+
+    Every weight counts as a group: a constraint with larger ones replaces `group_density`.
+    """
     rows = columns = jnp.float32(1)
     if layout is not None or 1 <= x.ndim <= 5:
         used = (layout or Layout.of(x.ndim)).to_matrix(x) != 0
@@ -132,4 +137,5 @@ def dense_footprint(x: jax.Array, layout: Layout | None = None) -> Footprint:
         side_bits=jnp.float32(0),
         row_density=rows,
         column_density=columns,
+        group_density=jnp.mean(x != 0, dtype=jnp.float32),
     )

@@ -84,7 +84,7 @@ def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _in_rows(bits: jax.Array) -> jax.Array:
-    """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches; where a divisor serves, without a copy."""
+    """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches; not a copy if a divisor serves."""
     divisors = (rows for rows in range(_ROWS, _ROWS // 2, -1) if bits.size % rows == 0)
     rows = next(divisors, min(_ROWS, bits.size))
     columns = -(-bits.size // rows)

@@ -107,6 +107,7 @@ def group_footprint(x: jax.Array, view: View) -> Footprint:
         dense_footprint(x, view.layout),
         values=jnp.sum(used * jnp.asarray(sizes.elements), dtype=jnp.int32),
         index_bits=jnp.minimum(jnp.float32(groups.sum()), jnp.sum(per_pool * address, dtype=jnp.float32)),
+        group_density=jnp.sum(per_pool) / sizes.total,
     )
 
 

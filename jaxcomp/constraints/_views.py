@@ -1,9 +1,9 @@
 """One leaf seen as pools of groups of elements: the mechanism that turns one set into many published patterns.
 
 A leaf is first laid out as a matrix, outputs by inputs. The matrix is cut into tiles, which gives it four axes:
-``R`` (which row of tiles), ``r`` (row within a tile), ``C`` and ``c`` (the same for columns). A view says how large
-a tile is and which of the four axes count pools, groups and elements. That is all that tells block pruning from
-N:M sparsity, or filter pruning from crossbar fragments.
+``R`` (which row of tiles), ``r`` (row within a tile), ``C`` and ``c`` (the same for columns); the taps of a
+convolution may be a fifth, ``t``. A view says how large a tile is and which of the axes count pools, groups and
+elements. That is all that tells block pruning from N:M sparsity, or filter pruning from crossbar fragments.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_AXES = "RrCct"
 _FLAX = {0: "", 1: "o", 2: "io", 3: "hio", 4: "hwio", 5: "dhwio"}
 
 
@@ -86,9 +87,10 @@ class View:
     Attributes:
         name: what to print.
         rows: outputs in a tile; ``None`` takes them all.
-        columns: inputs in a tile; ``None`` takes them all, ``"channel"`` those of one channel, and ``"kernel"`` too
-            but for convolutions only.
-        pools: axes (of ``RrCc``) that count pools; the axes of `groups` and `elements` likewise.
+        columns: inputs in a tile, or channels where taps are an axis; ``None`` takes them all.
+        pools: axes (of ``RrCc``, and ``t``) that count pools; the axes of `groups` and `elements` likewise.
+        taps: ``"columns"``: taps are columns like others; ``"axis"``: they are an axis of their own, of length 1 in a
+            leaf that has none; ``"required"``: likewise, and the leaf must have them.
         diagonal: within a square tile, ``c`` counts wrapped diagonals instead of columns.
         layout: how the leaf is laid out; ``None`` is flax's default for its rank.
 
@@ -102,10 +104,11 @@ class View:
 
     name: str
     rows: int | None
-    columns: int | str | None
+    columns: int | None
     pools: str
     groups: str
     elements: str
+    taps: str = "columns"
     diagonal: bool = False
     layout: Layout | None = None
 
@@ -123,46 +126,44 @@ class View:
                 asked of a leaf that has none.
         """
         layout = self._layout(shape)
-        outputs, channels, taps = layout.sizes(shape)
-        inputs = channels * taps
-        if self.columns == "kernel" and not set(layout.axes) - set("oi"):
+        if self.taps == "required" and not set(layout.axes) - set("oi"):
             raise ValueError(
-                f"view {self} groups the taps of a kernel, but a leaf of shape {shape} with layout '{layout.axes}' "
+                f"view {self} needs the taps of a kernel, but a leaf of shape {shape} with layout '{layout.axes}' "
                 "has none: use it on convolutions, or give a Layout whose other letters are taps"
             )
-        named = {None: inputs, "channel": taps, "kernel": taps}
-        rows = outputs if self.rows is None else self.rows
-        columns: Any = self.columns if isinstance(self.columns, int) else named.get(self.columns)
-        for found, most, what in ((rows, outputs, "outputs"), (columns, inputs, "inputs")):
+        outputs, columns, _ = self._matrix(shape)
+        tile = outputs if self.rows is None else self.rows, columns if self.columns is None else self.columns
+        what = "channels" if self.taps != "columns" else "inputs"
+        for found, most, name in ((tile[0], outputs, "outputs"), (tile[1], columns, what)):
             if not isinstance(found, int | np.integer) or not 1 <= found <= max(most, 1):
                 raise ValueError(
-                    f"view {self} needs {found} {what} a tile, but a leaf of shape {shape} with layout "
+                    f"view {self} needs {found} {name} a tile, but a leaf of shape {shape} with layout "
                     f"'{layout.axes}' has {most}: a tile's side must be a whole number from 1 to that"
                 )
-        return int(rows), int(columns)
+        return int(tile[0]), int(tile[1])
 
     def split(self, x: Any) -> Any:
         """``x`` as ``[pools, groups, elements]``, padded with zeros where the tiles are uneven."""
         if self._is_flat:
             return x.reshape(1, -1, 1)
-        (r, c), (outputs, inputs) = self.tile(x.shape), self._layout(x.shape).matrix_shape(x.shape)
-        matrix = self._layout(x.shape).to_matrix(x)
-        pad = ((0, -outputs % r), (0, -inputs % c))
+        (r, c), (outputs, columns, taps) = self.tile(x.shape), self._matrix(x.shape)
+        matrix = self._layout(x.shape).to_matrix(x).reshape(outputs, columns, taps)
+        pad = ((0, -outputs % r), (0, -columns % c), (0, 0))
         if any(after for _, after in pad):
             matrix = (jnp if isinstance(x, jax.Array) else np).pad(matrix, pad)
-        tiles = self._turn(matrix.reshape(matrix.shape[0] // r, r, matrix.shape[1] // c, c))
-        return tiles.transpose(["RrCc".index(a) for a in self._roles]).reshape(self._counts(tiles.shape))
+        tiles = self._turn(matrix.reshape(matrix.shape[0] // r, r, matrix.shape[1] // c, c, taps))
+        return tiles.transpose([_AXES.index(a) for a in self._roles]).reshape(self._counts(tiles.shape))
 
     def merge(self, parts: Any, shape: tuple[int, ...]) -> Any:
         """The inverse of `split` for a leaf of this shape; what stands in the padding is dropped."""
         if self._is_flat:
             return parts.reshape(shape)
-        (r, c), (outputs, inputs) = self.tile(shape), self._layout(shape).matrix_shape(shape)
-        axes = (-(-outputs // r), r, -(-inputs // c), c)
-        roles = ["RrCc".index(a) for a in self._roles]
+        (r, c), (outputs, columns, taps) = self.tile(shape), self._matrix(shape)
+        axes = (-(-outputs // r), r, -(-columns // c), c, taps)
+        roles = [_AXES.index(a) for a in self._roles]
         tiles = parts.reshape([axes[role] for role in roles]).transpose(np.argsort(roles))
-        matrix = self._turn(tiles).reshape(axes[0] * r, axes[2] * c)[:outputs, :inputs]
-        return self._layout(shape).from_matrix(matrix, shape)
+        matrix = self._turn(tiles).reshape(axes[0] * r, axes[2] * c, taps)[:outputs, :columns]
+        return self._layout(shape).from_matrix(matrix.reshape(outputs, -1), shape)
 
     def sizes(self, shape: tuple[int, ...]) -> Sizes:
         """Real groups a pool and real elements a group for a leaf of this shape."""
@@ -177,18 +178,26 @@ class View:
 
     @property
     def _roles(self) -> str:
-        return self.pools + self.groups + self.elements
+        """All axes in the order of pools, groups, elements; taps that are columns leave an axis of length 1."""
+        named = self.pools + self.groups + self.elements
+        return named if "t" in named else named + "t"
 
     @property
     def _is_flat(self) -> bool:
         """Whether every weight is a group of its own in one pool: then the leaf's own order will do."""
-        return (self.rows, self.columns, self.pools) == (1, 1, "") and set("RC") <= set(self.groups)
+        single = (self.rows, self.columns, self.taps, self.pools) == (1, 1, "columns", "")
+        return single and set("RC") <= set(self.groups)
 
     def _layout(self, shape: tuple[int, ...]) -> Layout:
         return self.layout or Layout.of(len(shape))
 
+    def _matrix(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Outputs, columns that tiles are cut from, and taps of each."""
+        outputs, channels, taps = self._layout(shape).sizes(shape)
+        return (outputs, channels * taps, 1) if self.taps == "columns" else (outputs, channels, taps)
+
     def _counts(self, axes: tuple[int, ...]) -> tuple[int, int, int]:
-        size = dict(zip("RrCc", axes, strict=True))
+        size = dict(zip(_AXES, axes, strict=True))
         pools, groups, elements = (
             int(np.prod([size[a] for a in part], dtype=int)) for part in (self.pools, self.groups, self.elements)
         )
@@ -198,11 +207,11 @@ class View:
         """Exchange columns for wrapped diagonals, ``d = (row - column) mod b``; its own inverse."""
         if not self.diagonal:
             return tiles
-        rows, b, columns, _ = tiles.shape
+        rows, b, columns, _, taps = tiles.shape
         k = np.arange(b)
         source = k[:, None] * b + (k[:, None] - k[None, :]) % b
-        flat = tiles.transpose(0, 2, 1, 3).reshape(rows, columns, b * b)
-        return flat[..., source.ravel()].reshape(rows, columns, b, b).transpose(0, 2, 1, 3)
+        flat = tiles.transpose(0, 2, 1, 3, 4).reshape(rows, columns, b * b, taps)
+        return flat[:, :, source.ravel()].reshape(rows, columns, b, b, taps).transpose(0, 2, 1, 3, 4)
 
 
 @functools.lru_cache(maxsize=256)
@@ -212,9 +221,9 @@ def _sizes(view: View, shape: tuple[int, ...]) -> Sizes:
     if view._is_flat:
         weights = int(np.prod(shape, dtype=int))
         return Sizes(weights, weights, 1)
-    (r, c), (outputs, inputs) = view.tile(shape), view._layout(shape).matrix_shape(shape)
-    if outputs % r == 0 and inputs % c == 0:
-        pools, groups, elements = view._counts((outputs // r, r, inputs // c, c))
+    (r, c), (outputs, columns, taps) = view.tile(shape), view._matrix(shape)
+    if outputs % r == 0 and columns % c == 0:
+        pools, groups, elements = view._counts((outputs // r, r, columns // c, c, taps))
         return Sizes(pools * groups, groups, elements)
     real = view.split(np.ones(shape, np.int32)).sum(axis=2)
     in_pool = (real > 0).sum(axis=1)
@@ -241,7 +250,9 @@ def inputs(taps: bool = False, layout: Layout | None = None) -> View:
 
     With ``taps=True`` every tap of a channel is a group of its own: a column of the convolution's matrix.
     """
-    return View(f"inputs({'taps=True' if taps else ''})", None, 1 if taps else "channel", "R", "C", "rc", layout=layout)
+    if taps:
+        return View("inputs(taps=True)", None, 1, "R", "C", "rc", layout=layout)
+    return View("inputs()", None, 1, "R", "C", "rct", taps="axis", layout=layout)
 
 
 def blocks(rows: int, columns: int, layout: Layout | None = None) -> View:
@@ -249,24 +260,46 @@ def blocks(rows: int, columns: int, layout: Layout | None = None) -> View:
     return View(f"blocks({rows}, {columns})", rows, columns, "", "RC", "rc", layout=layout)
 
 
-def block_columns(rows: int, columns: int, layout: Layout | None = None) -> View:
-    """In every tile (a pool), its columns are the groups."""
-    return View(f"block_columns({rows}, {columns})", rows, columns, "RC", "c", "r", layout=layout)
+def block_columns(rows: int, columns: int, layout: Layout | None = None, free: bool = False) -> View:
+    """In every tile (a pool), its columns are the groups; with ``free=True`` those of all tiles are one pool.
+
+    A pool a tile keeps equally many columns in each: balanced work. One pool keeps the best wherever they are.
+    """
+    return _in_blocks("block_columns", rows, columns, free, "c", "r", layout)
 
 
-def block_rows(rows: int, columns: int, layout: Layout | None = None) -> View:
-    """In every tile (a pool), its rows are the groups."""
-    return View(f"block_rows({rows}, {columns})", rows, columns, "RC", "r", "c", layout=layout)
+def block_rows(rows: int, columns: int, layout: Layout | None = None, free: bool = False) -> View:
+    """In every tile (a pool), its rows are the groups; with ``free=True`` those of all tiles are one pool."""
+    return _in_blocks("block_rows", rows, columns, free, "r", "c", layout)
+
+
+def punched(rows: int, channels: int, layout: Layout | None = None, free: bool = False) -> View:
+    """In every tile (a pool) of so many filters and channels, a group is one tap of all its kernels: block-punched.
+
+    With ``free=True`` the taps of all tiles are one pool.
+    """
+    return _in_blocks("punched", rows, channels, free, "t", "rc", layout, taps="required")
+
+
+def _in_blocks(name, rows, columns, free, groups, elements, layout, taps="columns") -> View:
+    pools, groups = ("", "RC" + groups) if free else ("RC", groups)
+    shown = f"{name}({rows}, {columns}{', free=True' if free else ''})"
+    return View(shown, rows, columns, pools, groups, elements, taps=taps, layout=layout)
 
 
 def kernels(layout: Layout | None = None) -> View:
     """A group is the kernel between one filter and one channel: connectivity."""
-    return View("kernels()", 1, "kernel", "", "RC", "rc", layout=layout)
+    return View("kernels()", 1, 1, "", "RC", "rct", taps="required", layout=layout)
 
 
 def chunks(m: int, layout: Layout | None = None) -> View:
     """In every run of ``m`` inputs of one output (a pool), each weight is a group: N:M sparsity."""
     return View(f"chunks({m})", 1, m, "RC", "c", "r", layout=layout)
+
+
+def banks(b: int, layout: Layout | None = None) -> View:
+    """A pool is one output's inputs of equal index modulo ``b``, each weight a group: a memory bank's share."""
+    return View(f"banks({b})", 1, b, "Rc", "C", "r", layout=layout)
 
 
 def fragments(m: int, layout: Layout | None = None) -> View:

@@ -14,7 +14,8 @@ from jaxcomp.constraints import select_top
 from jaxcomp.constraints._select import _LARGE, _SMALL
 
 SAMPLED = _LARGE + 1  # of so many scores a sample places the first thresholds
-SIZES = [1, 2, _SMALL, _SMALL + 1, 100, 5000, SAMPLED]  # of the small ones all pairs are compared
+DIVISIBLE = _LARGE + 40  # in rows of equal length, where SAMPLED is filled up
+SIZES = [1, 2, _SMALL, _SMALL + 1, 100, 5000, DIVISIBLE, SAMPLED]  # of the small ones all pairs are compared
 
 DISTRIBUTIONS = {
     "normal": lambda rng, n: rng.normal(size=n),

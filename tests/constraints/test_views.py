@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxcomp.constraints import (
     Layout,
+    banks,
     block_columns,
     block_rows,
     blocks,
@@ -20,6 +21,7 @@ from jaxcomp.constraints import (
     inputs,
     kernels,
     outputs,
+    punched,
     whole,
 )
 from jaxcomp.constraints._views import nested
@@ -34,7 +36,21 @@ DESCRIPTIONS = {
     "blocks": (lambda r, c, l: blocks(r, c, l), lambda o, i, taps, r, c: (0, (o // r, i // c))),
     "block_columns": (lambda r, c, l: block_columns(r, c, l), lambda o, i, taps, r, c: ((o // r, i // c), i)),
     "block_rows": (lambda r, c, l: block_rows(r, c, l), lambda o, i, taps, r, c: ((o // r, i // c), o)),
+    "free block_columns": (
+        lambda r, c, l: block_columns(r, c, l, free=True),
+        lambda o, i, taps, r, c: (0, (o // r, i)),
+    ),
+    "free block_rows": (lambda r, c, l: block_rows(r, c, l, free=True), lambda o, i, taps, r, c: (0, (o, i // c))),
+    "banks": (lambda r, c, l: banks(c, l), lambda o, i, taps, r, c: ((o, i % c), i)),
     "kernels": (lambda r, c, l: kernels(l), lambda o, i, taps, r, c: (0, (o, i // taps))),
+    "punched": (
+        lambda r, c, l: punched(r, 1, l),
+        lambda o, i, taps, r, c: ((o // r, i // taps), i % taps),
+    ),
+    "free punched, of two channels": (
+        lambda r, c, l: punched(r, 2, l, free=True),
+        lambda o, i, taps, r, c: (0, (o // r, i // taps // 2, i % taps)),
+    ),
     "chunks": (lambda r, c, l: chunks(c, l), lambda o, i, taps, r, c: ((o, i // c), i)),
     "fragments": (lambda r, c, l: fragments(c, l), lambda o, i, taps, r, c: (0, (o, i // c))),
     "diagonals": (
@@ -45,11 +61,17 @@ DESCRIPTIONS = {
 LAYOUTS = ["o", "io", "oi", "hio", "hwio", "oihw", "ioo", "iio", "dhwio", "oxiyo"]
 
 
+def fitting(name):
+    """Layouts that a view fits, and the least length of their axes."""
+    with_taps = name in ("kernels", "punched", "free punched, of two channels")
+    return [x for x in LAYOUTS if not with_taps or set(x) - set("oi")], 1 + ("two channels" in name)
+
+
 @st.composite
-def leaves(draw, layouts=LAYOUTS):
+def leaves(draw, layouts=LAYOUTS, least=1):
     """A layout, a shape for it, and the sides of a tile that fits."""
     layout = Layout(draw(st.sampled_from(layouts)))
-    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=len(layout.axes), max_size=len(layout.axes))))
+    shape = tuple(draw(st.lists(st.integers(least, 4), min_size=len(layout.axes), max_size=len(layout.axes))))
     r, c = (draw(st.integers(1, most)) for most in layout.matrix_shape(shape))
     return layout, shape, r, c
 
@@ -75,7 +97,7 @@ def described(name, layout, shape, r, c):
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 @given(data=st.data())
 def test_a_view_cuts_every_leaf_into_the_pools_and_groups_of_its_description(name, data):
-    layout, shape, r, c = leaf = data.draw(leaves([x for x in LAYOUTS if name != "kernels" or set(x) - set("oi")]))
+    layout, shape, r, c = leaf = data.draw(leaves(*fitting(name)))
     view, expected = DESCRIPTIONS[name][0](r, c, layout), described(name, *leaf)
     labels, pools = view.labels(shape).ravel(), view.labels(shape, "pools").ravel()
 
@@ -98,7 +120,7 @@ def test_a_view_cuts_every_leaf_into_the_pools_and_groups_of_its_description(nam
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 @given(data=st.data())
 def test_split_and_merge_lose_nothing(name, data):
-    layout, shape, r, c = data.draw(leaves([x for x in LAYOUTS if name != "kernels" or set(x) - set("oi")]))
+    layout, shape, r, c = data.draw(leaves(*fitting(name)))
     view, x = DESCRIPTIONS[name][0](r, c, layout), np.arange(np.prod(shape)).reshape(shape) + 1
     parts = view.split(x)
     np.testing.assert_array_equal(view.merge(parts, shape), x)
