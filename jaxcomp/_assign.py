@@ -34,7 +34,7 @@ def assign(params: Any, rules: Mapping[str, Constraint | None]) -> Spec:
     >>> import jaxcomp as jc
     >>> params = {"fc": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
     >>> jc.assign(params, {r".*/kernel": jc.Sparse(density=0.5)})
-    {'fc/kernel': Sparse(density=0.5, view=View('elements()'))}
+    {'fc/kernel': Sparse(density=0.5, view=View('elements()'), multiple=1)}
     """
     leaves = leaves_by_path(params)
     owner: dict[str, str] = {}

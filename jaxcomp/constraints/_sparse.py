@@ -15,7 +15,7 @@ from jaxcomp.constraints._views import View, elements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sparse(Constraint):
-    """At most k groups of every pool are not zero, ``k = round(density * groups in the pool)``.
+    """At most k groups of every pool are not zero, ``k = round(density * groups in the pool)``, or a multiple above.
 
     ``{w : for every pool p, #{g : w_pg != 0} <= k_p}``. The projection keeps the k groups of largest Euclidean norm;
     it is exact, k is exact for every input, and among equals the earlier position is kept.
@@ -23,16 +23,22 @@ class Sparse(Constraint):
     Args:
         density: kept fraction of the groups, 0 to 1. A leaf of the pytree: it may be traced, swept or scheduled.
         view: what a group and a pool is; by default every weight is a group.
+        multiple: k is rounded up to a multiple of this many groups, where there are so many: an array of hardware
+            that is in use at all has room for as many outputs or inputs as its side.
 
     >>> Sparse(density=0.5).project(jnp.array([3.0, -1.0, 0.5, -2.0])).tolist()
     [3.0, 0.0, 0.0, -2.0]
 
     References: Zhang et al., A Systematic DNN Weight Pruning Framework using ADMM, ECCV 2018 (elements, outputs,
-    inputs); Mishra et al., Accelerating Sparse Deep Neural Networks, 2021 (`chunks`).
+    inputs); Mishra et al., Accelerating Sparse Deep Neural Networks, 2021 (`chunks`); Ma et al., BLK-REW, 2020
+    (`block_columns`, `block_rows`; rows and columns by a `Chain` of both, feasible but not nearest); Cai et al.,
+    YOLObile, AAAI 2021 (`punched`); Yuan et al., An Ultra-Efficient Memristor-Based DNN Framework, ISLPED 2019
+    (whole arrays, `multiple`).
     """
 
     density: ArrayLike
     view: View = dataclasses.field(default=elements(), metadata={"static": True})
+    multiple: int = dataclasses.field(default=1, metadata={"static": True})
 
     def project(self, x: jax.Array) -> jax.Array:
         parts = self.view.split(x)
@@ -43,7 +49,8 @@ class Sparse(Constraint):
 
     def kept(self, groups: int | np.ndarray) -> jax.Array:
         """How many of so many groups are kept."""
-        return jnp.round(jnp.asarray(self.density, jnp.float32) * groups).astype(jnp.int32)
+        kept = jnp.round(jnp.asarray(self.density, jnp.float32) * groups).astype(jnp.int32)
+        return jnp.minimum(-(-kept // self.multiple) * self.multiple, groups)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """``v`` on the groups that are not zero."""
@@ -57,6 +64,8 @@ class Sparse(Constraint):
     def check(self, x) -> None:
         super().check(x)
         check_range("density", self.density, 0, 1)
+        if not isinstance(self.multiple, int | np.integer) or self.multiple < 1:
+            raise ValueError(f"multiple must be a whole number of groups, at least 1, found {self.multiple!r}")
         self.view.sizes(x.shape)
 
 

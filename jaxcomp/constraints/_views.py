@@ -264,6 +264,10 @@ def block_columns(rows: int, columns: int, layout: Layout | None = None, free: b
     """In every tile (a pool), its columns are the groups; with ``free=True`` those of all tiles are one pool.
 
     A pool a tile keeps equally many columns in each: balanced work. One pool keeps the best wherever they are.
+
+    Rows and columns of a tile at once are a `Chain` of two `Sparse`: feasible, not nearest. Keeping half of each in
+    400 blocks of 4 by 4 normal weights, columns first, it is nearest in 72 % of them; its squared error is 1.03 times
+    the least in the mean and 1.40 times at most (8 by 8, 100 blocks: 43 %, 1.03, 1.16).
     """
     return _in_blocks("block_columns", rows, columns, free, "c", "r", layout)
 

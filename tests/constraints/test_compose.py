@@ -136,4 +136,4 @@ def test_fitting_a_chain_fits_its_parts():
     chain = Chain(FixedMask(), Sparse(0.5)).fit(jnp.array([1.0, 0.0, 2.0]))
     assert chain.parts[0].mask.tolist() == [True, False, True]
     assert Chain(Sparse(0.5), Polarized(outputs())) == Chain(Sparse(0.5), Polarized(outputs())) != Chain(Sparse(0.5))
-    assert repr(Chain(Sparse(0.5))) == "Chain(Sparse(density=0.5, view=View('elements()')))"
+    assert repr(Chain(Sparse(0.5))) == "Chain(Sparse(density=0.5, view=View('elements()'), multiple=1))"

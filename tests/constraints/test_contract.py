@@ -19,6 +19,7 @@ from jaxcomp.constraints import (
     Ternary,
     Tied,
     Uniform,
+    banks,
     block_columns,
     block_rows,
     blocks,
@@ -28,6 +29,7 @@ from jaxcomp.constraints import (
     fragments,
     inputs,
     outputs,
+    punched,
     whole,
 )
 from jaxcomp.testing import check_constraint
@@ -41,6 +43,10 @@ CONSTRAINTS = {  # for a layout
     "sparse blocks": lambda l: Sparse(0.4, blocks(2, 3, l)),
     "sparse columns of blocks": lambda l: Sparse(0.4, block_columns(3, 2, l)),
     "sparse rows of blocks": lambda l: Sparse(0.4, block_rows(3, 2, l)),
+    "sparse columns of all blocks": lambda l: Sparse(0.4, block_columns(3, 2, l, free=True)),
+    "sparse banks": lambda l: Sparse(0.4, banks(3, l)),
+    "whole arrays of filters": lambda l: Sparse(0.4, outputs(l), multiple=2),
+    "punched blocks": lambda l: Sparse(0.4, punched(2, 1, l)),
     "2:4": lambda l: Sparse(0.5, chunks(4, l)),
     "fixed mask": lambda l: FixedMask(),
     "polarized": lambda l: Polarized(fragments(4, l)),
@@ -56,11 +62,15 @@ CONSTRAINTS = {  # for a layout
     "polarized, ternary": lambda l: Chain(Polarized(fragments(4, l)), Quantized(Ternary(), blocks(2, 3, l))),
 }
 
+OF_KERNELS = {"punched blocks"}  # which dense leaves have none of
+
 
 def cases():
     """All combinations, most of them slow: the quick run meets each constraint once, layouts and dtypes in turn."""
     table = itertools.product(enumerate(CONSTRAINTS), itertools.product(DTYPES, SHAPES))
     for (row, name), (dtype, axes) in table:
+        if name in OF_KERNELS and not set(axes) - set("oi"):
+            continue
         quick = list(itertools.product(DTYPES, SHAPES))[5 * row % 8] == (dtype, axes)
         yield pytest.param(name, axes, dtype, marks=() if quick else pytest.mark.slow)
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxcomp.constraints import (
+    Chain,
     FixedMask,
     Sparse,
+    banks,
     block_columns,
     block_rows,
     blocks,
@@ -20,6 +22,7 @@ from jaxcomp.constraints import (
     inputs,
     kernels,
     outputs,
+    punched,
 )
 from tests.constraints.nearest import MATRIX, arrays, assert_nearest, project
 
@@ -30,6 +33,9 @@ VIEWS = [
     blocks(2, 3, MATRIX),  # 3 by 4 does not divide into it, here and below
     block_columns(2, 3, MATRIX),
     block_rows(2, 3, MATRIX),
+    block_columns(2, 3, MATRIX, free=True),
+    block_rows(2, 3, MATRIX, free=True),
+    banks(3, MATRIX),
     chunks(3, MATRIX),
     fragments(3, MATRIX),
     diagonals(2, MATRIX),
@@ -45,6 +51,35 @@ def test_sparse_projection_is_nearest_of_all_supports(view, x, density):
 @given(x=arrays(2, 1, 2, 3), density=st.sampled_from([0.3, 0.5]))
 def test_sparse_projection_is_nearest_for_convolution_kernels(x, density):
     assert_nearest(Sparse(density, kernels()), x)
+
+
+@given(x=arrays(2, 2, 3, 2), density=st.sampled_from([0.25, 0.5]), free=st.booleans())
+def test_sparse_projection_is_nearest_for_punched_blocks(x, density, free):
+    assert_nearest(Sparse(density, punched(2, 2, free=free)), x)  # of 3 channels: the last block is smaller
+
+
+def test_punched_blocks_lose_the_same_taps_in_all_their_kernels():
+    x = jax.random.normal(jax.random.key(0), (3, 3, 8, 4))
+    used = np.asarray(project(Sparse(4 / 9, punched(2, 4)), x) != 0).reshape(9, 2, 4, 2, 2)  # tap, channels, filters
+    same = used.transpose(1, 3, 0, 2, 4).reshape(4, 9, 8)
+    assert (same.all(axis=2) == same.any(axis=2)).all()
+    assert (same.any(axis=2).sum(axis=1) == 4).all()
+
+
+def test_rows_and_columns_of_blocks_are_kept_in_equal_numbers_by_a_chain():
+    x = jax.random.normal(jax.random.key(0), (8, 12))
+    chain = Chain(Sparse(0.5, block_columns(4, 4, MATRIX)), Sparse(0.25, block_rows(4, 4, MATRIX)))
+    blocks_used = np.asarray(project(chain, x) != 0).reshape(2, 4, 3, 4).transpose(0, 2, 1, 3).reshape(6, 4, 4)
+    assert (blocks_used.any(axis=1).sum(axis=1) == 2).all() and (blocks_used.any(axis=2).sum(axis=1) == 1).all()
+    assert not chain.exact(x.shape)
+
+
+@pytest.mark.parametrize("density, kept", [(0.0, 0), (0.1, 4), (0.4, 4), (0.46, 8), (0.9, 10), (1.0, 10)])
+def test_kept_groups_fill_whole_hardware_arrays(density, kept):
+    x = jax.random.normal(jax.random.key(0), (10, 3))
+    projected = np.asarray(project(Sparse(density, outputs(MATRIX), multiple=4), x))
+    strongest = np.argsort(-np.linalg.norm(x, axis=1))[:kept]
+    np.testing.assert_array_equal(np.flatnonzero(projected.any(axis=1)), np.sort(strongest))
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
@@ -127,6 +162,8 @@ def test_a_density_out_of_range_is_an_error_that_shows_it(density):
     "constraint, leaf, message",
     [
         (Sparse(0.5), jnp.ones(3, int), r"floating-point weights, found dtype int32"),
+        (Sparse(0.5, multiple=0), jnp.ones(3), r"multiple must be a whole number of groups, at least 1, found 0"),
+        (Sparse(0.5, punched(2, 1)), jnp.ones((3, 8)), r"punched\(2, 1\) needs the taps of a kernel"),
         (Sparse(0.5, blocks(4, 4)), jnp.ones((3, 8)), r"blocks\(4, 4\) needs 4 inputs .*\(3, 8\).* has 3"),
         (FixedMask(np.ones(4, bool)), jnp.ones(3), r"mask of shape \(4,\) given for a leaf of shape \(3,\)"),
     ],
