@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments list`` and ``python -m experiments run NAME``."""
+"""The command line: ``python -m experiments list``, ``run NAME`` and ``gallery``."""
 
 import argparse
 import sys
@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", type=_positive, default=1, metavar="N", help="repeat with seeds 0 to N-1")
     run.add_argument("--quick", action="store_true", help="a short demonstration")
     run.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+    gallery = commands.add_parser("gallery", help="draw a matrix and a convolution under every set")
+    gallery.set_defaults(command=_draw_gallery)
+    gallery.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     return parser
 
 
@@ -56,6 +60,12 @@ def _list(options: argparse.Namespace, console: Console) -> None:
     for experiment in _registry.discover():
         table.add_row(experiment.name, experiment.paper, experiment.summary, experiment.data)
     console.print(table)
+
+
+def _draw_gallery(options: argparse.Namespace, console: Console) -> None:
+    from experiments import _gallery  # which trains a network: of no use to the other commands
+
+    _gallery.draw(options.results, console)
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:

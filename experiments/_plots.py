@@ -99,15 +99,43 @@ def kept_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]) -> 
     _save(figure, path)
 
 
+def gallery(path: str | os.PathLike, panels: Mapping[str, tuple[np.ndarray, str]], columns: int = 5) -> None:
+    """Variants of one leaf side by side, on one scale of colours: white where a weight is zero.
+
+    Args:
+      path: of the PNG to write.
+      panels: for each title the array, as in `kept_weights`, and a line to put under the title.
+      columns: panels in a row.
+    """
+    rows = math.ceil(len(panels) / columns)
+    limit = float(np.quantile(np.abs(next(iter(panels.values()))[0]), 0.98))
+    figure = Figure(figsize=(2.9 * columns, 2.6 * rows), dpi=110, layout="constrained")
+    frames = figure.subplots(rows, columns, squeeze=False).flat
+    for (title, (array, line)), axes in zip(panels.items(), frames, strict=False):
+        image = (_tiled(array) if array.ndim == 4 else _reduced(array))[0]
+        axes.imshow(_pixels(image, limit), aspect="auto", interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color="0.7")
+        axes.set_title(f"{title}\n{line}", fontsize=9)
+    for axes in frames:  # those left over
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def _pixels(image: np.ndarray, limit: float) -> np.ndarray:
+    """Colours of weights up to a limit; white where a weight is zero, grey between tiles."""
+    pixels = ScalarMappable(Normalize(-limit, limit), _KEPT).to_rgba(image)
+    pixels[image == 0] = 1
+    pixels[np.isnan(image)] = (0.9, 0.9, 0.9, 1)
+    return pixels
+
+
 def _draw(axes: Axes, name: str, array: np.ndarray) -> None:
     image, vertical, horizontal = _tiled(array) if array.ndim == 4 else _reduced(array)
     kept = np.abs(array[array != 0])
     limit = float(np.quantile(kept, 0.98)) if kept.size else 1.0  # a few large weights must not pale the others
     scale = ScalarMappable(Normalize(-limit, limit), _KEPT)
-    pixels = scale.to_rgba(image)
-    pixels[image == 0] = 1
-    pixels[np.isnan(image)] = (0.9, 0.9, 0.9, 1)
-    axes.imshow(pixels, aspect="auto", interpolation="nearest")
+    axes.imshow(_pixels(image, limit), aspect="auto", interpolation="nearest")
     axes.set(xticks=[], yticks=[], xlabel=horizontal, ylabel=vertical)
     axes.spines[:].set(visible=True, color="0.7")
     shape = "×".join(map(str, array.shape))
