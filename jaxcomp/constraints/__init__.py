@@ -1,8 +1,18 @@
 """What must hold of a weight: a set, seen through a view. Knows arrays and nothing else of jaxcomp."""
 
+from jaxcomp.constraints import circulant as circulant
+from jaxcomp.constraints._compacted import Compacted as Compacted
+from jaxcomp.constraints._compacted import crossbars as crossbars
 from jaxcomp.constraints._compose import Chain as Chain
 from jaxcomp.constraints._constraint import Constraint as Constraint
 from jaxcomp.constraints._constraint import Footprint as Footprint
+from jaxcomp.constraints._gather import Cycles as Cycles
+from jaxcomp.constraints._gather import GatherScatter as GatherScatter
+from jaxcomp.constraints._gather import Packed as Packed
+from jaxcomp.constraints._gather import conflict_cycles as conflict_cycles
+from jaxcomp.constraints._patterned import CROSSES as CROSSES
+from jaxcomp.constraints._patterned import CROSSES_AND_CORNERS as CROSSES_AND_CORNERS
+from jaxcomp.constraints._patterned import Patterned as Patterned
 from jaxcomp.constraints._polarized import Polarized as Polarized
 from jaxcomp.constraints._quantized import Binary as Binary
 from jaxcomp.constraints._quantized import Levels as Levels
@@ -14,6 +24,7 @@ from jaxcomp.constraints._select import select_top as select_top
 from jaxcomp.constraints._sparse import FixedMask as FixedMask
 from jaxcomp.constraints._sparse import Sparse as Sparse
 from jaxcomp.constraints._tied import Tied as Tied
+from jaxcomp.constraints._unified import Unified as Unified
 from jaxcomp.constraints._views import Layout as Layout
 from jaxcomp.constraints._views import View as View
 from jaxcomp.constraints._views import banks as banks

@@ -302,8 +302,8 @@ def chunks(m: int, layout: Layout | None = None) -> View:
 
 
 def banks(b: int, layout: Layout | None = None) -> View:
-    """A pool is one output's inputs of equal index modulo ``b``, each weight a group: a memory bank's share."""
-    return View(f"banks({b})", 1, b, "Rc", "C", "r", layout=layout)
+    """A pool is what one output has on channels of equal index modulo ``b``, in one memory bank; groups are weights."""
+    return View(f"banks({b})", 1, b, "Rc", "Ct", "r", taps="axis", layout=layout)
 
 
 def fragments(m: int, layout: Layout | None = None) -> View:

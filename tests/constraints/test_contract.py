@@ -10,14 +10,18 @@ import pytest
 from jaxcomp.constraints import (
     Binary,
     Chain,
+    Compacted,
     FixedMask,
+    GatherScatter,
     Layout,
+    Patterned,
     Polarized,
     PowerOfTwo,
     Quantized,
     Sparse,
     Ternary,
     Tied,
+    Unified,
     Uniform,
     banks,
     block_columns,
@@ -57,12 +61,20 @@ CONSTRAINTS = {  # for a layout
     "power of two": lambda l: Quantized(PowerOfTwo(4), blocks(2, 3, l)),
     "ternary": lambda l: Quantized(Ternary(), outputs(l)),
     "binary": lambda l: Quantized(Binary(), whole(l)),
+    "patterned": lambda l: Patterned(entries=1, patterns=2, layout=l),
+    "patterned, sparse": lambda l: Patterned(entries=2, patterns=2, density=0.4, layout=l),
+    "patterned, balanced": lambda l: Patterned(np.eye(3, dtype=int), density=0.6, layout=l, balanced=True),
+    "gather-scatter": lambda l: GatherScatter(0.5, 3, layout=l),
+    "gather-scatter, free": lambda l: GatherScatter(0.5, 3, free=True, layout=l),
+    "gather-scatter, vertical": lambda l: GatherScatter(0.5, 3, rows=3, layout=l),
+    "unified, pruned": lambda l: Unified(0.5, 0.25, fragments(4, l)),
+    "compacted": lambda l: Compacted(Polarized(fragments(4)), layout=l),
     "polarized, sparse": lambda l: Chain(Polarized(fragments(2, l)), Sparse(0.5, outputs(l))),
     "sparse, binary": lambda l: Chain(Sparse(0.5, elements(l)), Quantized(Binary(), whole(l))),
     "polarized, ternary": lambda l: Chain(Polarized(fragments(4, l)), Quantized(Ternary(), blocks(2, 3, l))),
 }
 
-OF_KERNELS = {"punched blocks"}  # which dense leaves have none of
+OF_KERNELS = {"punched blocks", "patterned", "patterned, sparse", "patterned, balanced"}  # which dense leaves lack
 
 
 def cases():

@@ -41,7 +41,7 @@ DESCRIPTIONS = {
         lambda o, i, taps, r, c: (0, (o // r, i)),
     ),
     "free block_rows": (lambda r, c, l: block_rows(r, c, l, free=True), lambda o, i, taps, r, c: (0, (o, i // c))),
-    "banks": (lambda r, c, l: banks(c, l), lambda o, i, taps, r, c: ((o, i % c), i)),
+    "banks of two channels": (lambda r, c, l: banks(2, l), lambda o, i, taps, r, c: ((o, i // taps % 2), i)),
     "kernels": (lambda r, c, l: kernels(l), lambda o, i, taps, r, c: (0, (o, i // taps))),
     "punched": (
         lambda r, c, l: punched(r, 1, l),
@@ -63,8 +63,9 @@ LAYOUTS = ["o", "io", "oi", "hio", "hwio", "oihw", "ioo", "iio", "dhwio", "oxiyo
 
 def fitting(name):
     """Layouts that a view fits, and the least length of their axes."""
-    with_taps = name in ("kernels", "punched", "free punched, of two channels")
-    return [x for x in LAYOUTS if not with_taps or set(x) - set("oi")], 1 + ("two channels" in name)
+    with_taps = name == "kernels" or "punched" in name
+    two = "two channels" in name
+    return [x for x in LAYOUTS if (not with_taps or set(x) - set("oi")) and (not two or "i" in x)], 1 + two
 
 
 @st.composite
