@@ -1,8 +1,13 @@
-"""Which leaf must obey what: rules on paths become ``{path: Constraint}``, and constraints act on whole trees."""
+"""Which leaf must obey what: rules on paths become ``{path: Constraint}``, and constraints act on whole trees.
+
+A `Joint` constraint stands under the paths of all its leaves, joined. That is known here and nowhere else: solver
+state, footprints and reports are keyed by leaf.
+"""
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +16,10 @@ import numpy as np
 
 from jaxcomp._paths import leaves_by_path, replace, select
 from jaxcomp._table import Table
-from jaxcomp.constraints import Constraint, Footprint
+from jaxcomp.constraints import Constraint, Footprint, Joint
 
 Spec = dict[str, Constraint]
+_AND = " & "  # between the paths in the key of a `Joint`
 
 
 def assign(params: Any, rules: Mapping[str, Constraint | None]) -> Spec:
@@ -22,10 +28,12 @@ def assign(params: Any, rules: Mapping[str, Constraint | None]) -> Spec:
     Args:
         params: any pytree of arrays (or of `jax.ShapeDtypeStruct`, then nothing is fitted and no value is checked).
         rules: regular expressions, each matched in full against the '/'-joined path; the first that matches a leaf
-            decides. ``None`` leaves alone. Leaves that no rule matches are left alone too.
+            decides. ``None`` leaves alone. Leaves that no rule matches are left alone too. A `Joint` takes all the
+            leaves that its rule decides as one group.
 
     Returns:
-        ``{path: Constraint}`` of the constrained leaves only, in the order of the tree.
+        ``{path: Constraint}`` of the constrained leaves only, in the order of the tree. The key of a `Joint` is made
+        of the sorted paths of its leaves: ``"conv1/kernel & conv2/kernel"``.
 
     Raises:
         ValueError: a rule matches no leaf, or only leaves that earlier rules took; or its constraint cannot apply to
@@ -54,24 +62,83 @@ def assign(params: Any, rules: Mapping[str, Constraint | None]) -> Spec:
                 f"rule {rule!r} decides nothing: earlier rules took all it matches, {matched[:5]}; move it up"
             )
         owner.update(dict.fromkeys(fresh, rule))
-    chosen = {path: rules[owner[path]] for path in leaves if path in owner}
-    return {path: _fitted(path, c, leaves[path]) for path, c in chosen.items() if c is not None}
+    spec = {}
+    for path in leaves:
+        constraint = rules[owner[path]] if path in owner else None
+        if isinstance(constraint, Joint):
+            path = _key([other for other in leaves if owner.get(other) == owner[path]])
+        if constraint is not None:
+            spec[path] = constraint
+    return {key: _fitted(key, spec[key], x) for key, x in gather(spec, leaves).items()}
 
 
-def check_leaf(path: str, constraint: Constraint, x: Any) -> None:
-    """Raise, naming the leaf, if its constraint cannot apply to it."""
+def _key(paths: Iterable[str]) -> str:
+    """What a group of leaves is called in a spec; `_paths` is the inverse."""
+    paths = sorted(paths)
+    unfit = [path for path in paths if _AND in path]
+    if unfit:
+        raise ValueError(f"paths {unfit} cannot be in a group, whose name joins paths by {_AND!r}: rename the leaves")
+    return _AND.join(paths)
+
+
+def _paths(key: str, constraint: Constraint) -> list[str]:
+    return key.split(_AND) if isinstance(constraint, Joint) else [key]
+
+
+def members(spec: Mapping[str, Constraint]) -> dict[str, str]:
+    """The key in the spec of every constrained leaf, by its path.
+
+    Raises:
+        ValueError: two constraints claim one leaf.
+    """
+    claims = [(path, key) for key, constraint in spec.items() for path in _paths(key, constraint)]
+    twice = [path for path, times in Counter(path for path, _ in claims).items() if times > 1]
+    if twice:
+        raise ValueError(f"leaf '{twice[0]}' is under {[key for path, key in claims if path == twice[0]]}: keep one")
+    return dict(claims)
+
+
+def gather(spec: Mapping[str, Constraint], tree: Any) -> dict[str, Any]:
+    """What every constraint acts on: its leaf, or ``{path: leaf}`` of its group."""
+    leaves = select(tree, members(spec))
+    return {
+        key: {path: leaves[path] for path in _paths(key, constraint)} if isinstance(constraint, Joint) else leaves[key]
+        for key, constraint in spec.items()
+    }
+
+
+def scatter(gathered: Mapping[str, Any]) -> dict[str, Any]:
+    """By leaf what `gather` ordered by constraint."""
+    return {
+        path: x for key, one in gathered.items() for path, x in (one if isinstance(one, dict) else {key: one}).items()
+    }
+
+
+def check_leaf(key: str, constraint: Constraint, x: Any) -> None:
+    """Raise, naming the leaf (or the group), if its constraint cannot apply to it."""
     try:
         constraint.check(x)
     except ValueError as error:
-        raise ValueError(f"leaf '{path}': {error}") from None
+        raise ValueError(f"{_name(key, constraint)}: {error}") from None
 
 
-def _fitted(path: str, constraint: Constraint, x: Any) -> Constraint:
-    check_leaf(path, constraint, x)
-    if isinstance(x, jax.ShapeDtypeStruct):
+def _name(key: str, constraint: Constraint) -> str:
+    if not isinstance(constraint, Joint):
+        return f"leaf '{key}'"
+    first, *others = _paths(key, constraint)
+    return f"leaf '{first}' and {len(others)} more" if others else f"leaf '{first}'"
+
+
+def _fitted(key: str, constraint: Constraint, x: Any) -> Constraint:
+    check_leaf(key, constraint, x)
+    leaves = scatter({key: x})
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves.values()):
         return constraint
-    check_finite(path, x)
-    return constraint.fit(jnp.asarray(x))
+    for path, leaf in leaves.items():
+        check_finite(path, leaf)
+    fitted = constraint.fit(jax.tree.map(jnp.asarray, x))
+    check_leaf(key, fitted, x)  # what was filled in must apply too
+    return fitted
 
 
 def check_finite(path: str, x: Any) -> None:
@@ -85,29 +152,33 @@ def check_finite(path: str, x: Any) -> None:
 
 def project(spec: Spec, params: Any) -> Any:
     """The tree with every constrained leaf replaced by the nearest member of its set."""
-    return replace(params, {path: spec[path].project(x) for path, x in select(params, spec).items()})
+    return replace(params, scatter({key: spec[key].project(x) for key, x in gather(spec, params).items()}))
 
 
 def tangent(spec: Spec, params: Any, updates: Any) -> Any:
     """The updates without what would carry a constrained leaf out of its set."""
-    weights, moves = select(params, spec), select(updates, spec)
-    return replace(updates, {path: spec[path].tangent(weights[path], moves[path]) for path in spec})
+    weights, moves = gather(spec, params), gather(spec, updates)
+    return replace(updates, scatter({key: spec[key].tangent(weights[key], moves[key]) for key in spec}))
 
 
 def violation(spec: Spec, params: Any) -> dict[str, jax.Array]:
-    """The distance of every constrained leaf from its set, ``||x - project(x)||_2``."""
-    return {path: spec[path].violation(x) for path, x in select(params, spec).items()}
+    """The distance of every constrained leaf, or group of leaves, from its set, ``||x - project(x)||_2``."""
+    return {key: spec[key].violation(x) for key, x in gather(spec, params).items()}
 
 
 def footprint(spec: Spec, params: Any) -> dict[str, Footprint]:
     """What storing every leaf takes; leaves without a constraint are stored dense."""
-    free = Constraint()
-    return {path: spec.get(path, free).footprint(jnp.asarray(x)) for path, x in leaves_by_path(params).items()}
+    leaves = {path: jnp.asarray(x) for path, x in leaves_by_path(params).items()}
+    stored = scatter({key: spec[key].footprint(x) for key, x in gather(spec, leaves).items()})
+    return {path: stored[path] if path in stored else Constraint().footprint(x) for path, x in leaves.items()}
 
 
 def describe(spec: Spec, params: Any) -> Table:
     """A table of every leaf, its shape, and the constraint it has been given; print it."""
-    table = Table("assignment", ["leaf", "shape", "dtype", "weights", "constraint"])
+    table, key_of = Table("assignment", ["leaf", "shape", "dtype", "weights", "constraint"]), members(spec)
     for path, x in leaves_by_path(params).items():
-        table.row(path, x.shape, x.dtype, f"{x.size:,}", spec.get(path, "free"))
+        given = str(spec[key_of[path]]) if path in key_of else "free"
+        if path in key_of and isinstance(spec[key_of[path]], Joint):
+            given += f", one of {len(_paths(key_of[path], spec[key_of[path]]))} leaves"
+        table.row(path, x.shape, x.dtype, f"{x.size:,}", given)
     return table

@@ -7,14 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcomp._assign import Spec, footprint, violation
+from jaxcomp._assign import Spec, footprint, gather, members, scatter, violation
 from jaxcomp._paths import leaves_by_path
 from jaxcomp._table import Table
+from jaxcomp.constraints import Constraint, Footprint, Joint
 
 
 @dataclasses.dataclass(frozen=True)
 class LeafReport:
-    """One leaf. Bits are totals, but for `value_bits`, which is per stored value."""
+    """One leaf. Bits are totals, but for `value_bits`, which is per stored value.
+
+    Leaves under one `Joint` all have the violation of their group, and as `constraint` what it has chosen for them.
+    """
 
     path: str
     constraint: str | None
@@ -146,8 +150,16 @@ def report(spec: Spec, params: Any) -> Report:
     (2, 2.0, 1.45, 0.0)
     """
     leaves = leaves_by_path(params)
-    found = jax.device_get(_measured(spec, leaves))
-    return Report(tuple(_leaf(path, x, spec, *found) for path, x in leaves.items()))
+    stored, distance = jax.device_get(_measured(spec, leaves))
+    under = scatter({key: _each(spec[key], x) for key, x in gather(spec, leaves).items()})
+    far = {path: distance[key] for path, key in members(spec).items()}
+    return Report(
+        tuple(_leaf(path, x, under.get(path), stored[path], far.get(path, 0.0)) for path, x in leaves.items())
+    )
+
+
+def _each(constraint: Constraint, x: Any) -> Any:
+    return constraint.each(x) if isinstance(constraint, Joint) else constraint
 
 
 @jax.jit  # one program: compiling every operation for every shape by itself takes several times longer
@@ -155,11 +167,10 @@ def _measured(spec: Spec, leaves: dict[str, jax.Array]) -> tuple[dict, dict]:
     return footprint(spec, leaves), violation(spec, leaves)
 
 
-def _leaf(path: str, x: Any, spec: Spec, footprints: dict, violations: dict) -> LeafReport:
-    stored = footprints[path]
+def _leaf(path: str, x: Any, under: Constraint | None, stored: Footprint, violation: float) -> LeafReport:
     return LeafReport(
         path=path,
-        constraint=repr(spec[path]) if path in spec else None,
+        constraint=None if under is None else repr(under),
         shape=tuple(x.shape),
         size=int(stored.size),
         nonzeros=int(stored.nonzeros),
@@ -168,7 +179,7 @@ def _leaf(path: str, x: Any, spec: Spec, footprints: dict, violations: dict) -> 
         index_bits=float(stored.index_bits),
         side_bits=float(stored.side_bits),
         dense_bits=8 * int(x.size) * x.dtype.itemsize,
-        violation=float(violations.get(path, 0.0)),
+        violation=float(violation),
     )
 
 

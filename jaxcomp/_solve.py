@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxcomp._assign import Spec, check_finite, check_leaf, tangent
+from jaxcomp._assign import Spec, check_finite, check_leaf, gather, tangent
 from jaxcomp._batches import batch_at, num_batches
-from jaxcomp._paths import is_array, leaves_by_path, select
+from jaxcomp._paths import is_array, leaves_by_path
 from jaxcomp.solvers import Round, Solver
 
 
@@ -194,8 +194,8 @@ def _together(gradient: Any) -> Any:
     every step lest it does: 7 % of an Adam step of a dense network of 10 million weights. The sum of several entries
     is a number that XLA computes once; a sum written out would be fused into every weight's update, entry by entry.
     """
-    firsts = [leaf[(slice(1),) * leaf.ndim].ravel().astype(jnp.float32) for leaf in jax.tree.leaves(gradient)]
-    firsts = jnp.concatenate([*firsts, jnp.zeros(1)])
+    each = [leaf[(slice(1),) * leaf.ndim].ravel().astype(jnp.float32) for leaf in jax.tree.leaves(gradient)]
+    firsts = jnp.concatenate([*each, jnp.zeros(1)])
     nothing = 0 * jnp.sum(jnp.where(jnp.isfinite(firsts), firsts, 0))  # of which XLA cannot know that it is zero
     return jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), gradient)
 
@@ -265,5 +265,5 @@ def check_run(params, solver, rounds, steps, retrain, hold) -> None:
     for name, spec in (("the solver's spec", solver.spec), ("hold", hold or {})):
         if not isinstance(spec, Mapping):
             raise ValueError(f"{name} must be {{path: Constraint}}, as jaxcomp.assign makes it; found {spec!r}")
-        for path, leaf in select(params, spec).items():
-            check_leaf(path, spec[path], leaf)
+        for key, x in gather(spec, params).items():
+            check_leaf(key, spec[key], x)

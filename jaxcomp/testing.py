@@ -1,5 +1,6 @@
 """The contracts that a class plugged into jaxcomp must keep: call them from your own tests, whatever runs these."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcomp._assign import violation
-from jaxcomp._paths import select
-from jaxcomp.constraints import Constraint
+from jaxcomp._assign import gather, violation
+from jaxcomp.constraints import Constraint, Joint
 from jaxcomp.solvers import Round, Solver
 
 _ROUNDING = 4  # what is forgiven, in epsilons of the dtype times the norm of the leaf
@@ -19,7 +19,7 @@ _STRIDES = (0.1, 0.4, 1.0)  # of the first updates, which go from a projection t
 _PACES = (0.1, 1.0, 10.0, 0.1)  # of the next ones, which go anywhere: root mean squares, in those of the leaf
 
 
-def check_constraint(constraint: Constraint, x: jax.Array, *, exact: bool | None = None) -> None:
+def check_constraint(constraint: Constraint, x: Any, *, exact: bool | None = None) -> None:
     """Assert that a constraint keeps its contract on the leaf ``x`` and on others of its shape and dtype.
 
     The constraint is fitted to ``x``, then tried on ``x``, on noise, on a constant, on zeros, and on leaves that hold
@@ -37,7 +37,8 @@ def check_constraint(constraint: Constraint, x: jax.Array, *, exact: bool | None
 
     Args:
         constraint: what to test.
-        x: finite weights of which no two groups are equal (rounding decides ties), as from `jax.random.normal`.
+        x: finite weights of which no two groups are equal (rounding decides ties), as from `jax.random.normal`. For a
+            `Joint` a dict of arrays of one dtype: what is said above is tried on the vector of all their entries.
         exact: whether the projection must be nearest; by default what ``constraint.exact`` says.
 
     Raises:
@@ -48,12 +49,16 @@ def check_constraint(constraint: Constraint, x: jax.Array, *, exact: bool | None
     >>> check_constraint(jc.Sparse(density=0.25), jax.random.normal(jax.random.key(0), (4, 6)))
     """
     constraint.check(x)
-    test = _ConstraintTest(constraint.fit(x), x)
+    fitted = constraint.fit(x)
+    if isinstance(fitted, Joint):
+        fitted = _AsOne(fitted, tuple((path, leaf.shape) for path, leaf in sorted(x.items())))
+        x = fitted.vector(x)
+    test = _ConstraintTest(fitted, x)
     test.is_a_pytree()
     test.projects_to_members()
     test.projects_bad_weights_to_nan()
     test.stays_a_member_along_tangents()
-    if constraint.exact(x.shape) if exact is None else exact:
+    if fitted.exact(x.shape) if exact is None else exact:
         test.projects_to_the_nearest_member()
     test.agrees_under_transformations()
     test.counts_its_footprint()
@@ -108,8 +113,8 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
         return landed, state, violation(solver.spec, landed)
 
     def feasible(params, landed, distances):
-        weights = select(landed, solver.spec)
-        far = [path for path, x in weights.items() if not distances[path] <= _slack(np.asarray(x))]
+        weights = gather(solver.spec, landed)
+        far = [key for key, x in weights.items() if not distances[key] <= _slack(*jax.tree.leaves(x))]
         require(not far, f"land leaves {far} out of their sets, for {jax.tree.leaves(params)[0].dtype}")
 
     for name, field in getattr(solver, "__dataclass_fields__", {}).items():
@@ -132,6 +137,44 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     landed, _, distances = jax.device_get(compiled(solver, narrow))
     feasible(narrow, landed, distances)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _AsOne(Constraint):
+    """A constraint on a group of leaves as one on the vector of all their entries."""
+
+    joint: Joint
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = dataclasses.field(metadata={"static": True})
+
+    def __str__(self) -> str:
+        return str(self.joint)
+
+    def vector(self, leaves: dict[str, jax.Array]) -> jax.Array:
+        found = tuple((path, leaf.shape) for path, leaf in sorted(leaves.items()))
+        if found != self.shapes:
+            raise AssertionError(f"{type(self.joint).__name__}: returns leaves {found}, expected {self.shapes}")
+        return jnp.concatenate([jnp.ravel(leaves[path]) for path, _ in self.shapes])
+
+    def leaves(self, x: jax.Array) -> dict[str, jax.Array]:
+        ends = np.cumsum([np.prod(shape, dtype=int) for _, shape in self.shapes])
+        parts = (np if isinstance(x, np.ndarray) else jnp).split(x, ends[:-1])
+        return {path: part.reshape(shape) for (path, shape), part in zip(self.shapes, parts, strict=True)}
+
+    def project(self, x):
+        return self.vector(self.joint.project(self.leaves(x)))
+
+    def tangent(self, x, v):
+        return self.vector(self.joint.tangent(self.leaves(x), self.leaves(v)))
+
+    def violation(self, x):
+        return self.joint.violation(self.leaves(x))
+
+    def footprint(self, x):
+        return self.joint.footprint(self.leaves(x))
+
+    def exact(self, shape):
+        return self.joint.exact(dict(self.shapes))
 
 
 class _ConstraintTest:
@@ -180,9 +223,10 @@ class _ConstraintTest:
         return AssertionError(f"{self.constraint} on {self.x.dtype}{list(self.x.shape)}: {claim}")
 
     def is_a_pytree(self) -> None:
-        leaves, structure = jax.tree.flatten(self.constraint)
+        constraint = self.constraint.joint if isinstance(self.constraint, _AsOne) else self.constraint
+        leaves, structure = jax.tree.flatten(constraint)
         self.require(
-            not any(leaf is self.constraint for leaf in leaves),
+            not any(leaf is constraint for leaf in leaves),
             "is not a pytree: register the class with jax.tree_util.register_dataclass",
         )
         try:
@@ -196,8 +240,8 @@ class _ConstraintTest:
             same and all(a is b for a, b in zip(jax.tree.leaves(again), leaves, strict=True)),
             "comes back changed from jax.tree.flatten and unflatten",
         )
-        for name, field in getattr(self.constraint, "__dataclass_fields__", {}).items():
-            fixed = field.metadata.get("static") and isinstance(getattr(self.constraint, name), float)
+        for name, field in getattr(constraint, "__dataclass_fields__", {}).items():
+            fixed = field.metadata.get("static") and isinstance(getattr(constraint, name), float)
             self.require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")
 
     def projects_to_members(self) -> None:
@@ -212,7 +256,9 @@ class _ConstraintTest:
             self.require(_norm(z, again) <= slack, f"project moves its own result by {_norm(z, again):.3g}")
             before, after = self.violation(x), self.violation(z)
             summed = _ROUNDING * float(jnp.finfo(jnp.float32).eps) * np.sqrt(x.size) * moved  # a sum's own rounding
-            self.require(abs(before - moved) <= slack + summed, f"violation is {before:.6g}, project moves by {moved:.6g}")
+            self.require(
+                abs(before - moved) <= slack + summed, f"violation is {before:.6g}, project moves by {moved:.6g}"
+            )
             self.require(0 <= after <= slack, f"a projection has violation {after:.3g}, above rounding, {slack:.3g}")
 
     def projects_bad_weights_to_nan(self) -> None:
@@ -257,8 +303,11 @@ class _ConstraintTest:
 
     def counts_its_footprint(self) -> None:
         footprint = jax.jit(lambda constraint, x: constraint.footprint(x))
-        for x in self.project(self.leaves)[[0, -1]]:
-            found, nonzeros = jax.device_get(footprint(self.constraint, x)), np.count_nonzero(x)
+        stored = [(x, jax.device_get(footprint(self.constraint, x))) for x in self.project(self.leaves)[[0, -1]]]
+        if isinstance(self.constraint, _AsOne):
+            stored = [(leaf, found[path]) for x, found in stored for path, leaf in self.constraint.leaves(x).items()]
+        for x, found in stored:
+            nonzeros = np.count_nonzero(x)
             self.require(found.size == x.size, f"footprint has size {found.size}, the leaf {x.size}")
             self.require(found.nonzeros == nonzeros, f"footprint has {found.nonzeros} nonzeros, the leaf {nonzeros}")
             self.require(found.values <= x.size, f"footprint stores {found.values} values of {x.size} weights")
@@ -286,5 +335,6 @@ def _norm(x: Any, origin: Any = 0.0) -> float:
     return float(np.linalg.norm((np.asarray(x, np.float64) - np.asarray(origin, np.float64)).ravel()))
 
 
-def _slack(x: np.ndarray) -> float:
-    return _ROUNDING * float(jnp.finfo(x.dtype).eps) * _norm(x)
+def _slack(*leaves: Any) -> float:
+    eps = max(float(jnp.finfo(x.dtype).eps) for x in leaves)
+    return _ROUNDING * eps * float(np.linalg.norm([_norm(x) for x in leaves]))

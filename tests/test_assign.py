@@ -1,14 +1,17 @@
 """Rules give every leaf its constraint or a clear error, and constraints act on whole trees of any kind."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxcomp as jc
 from jaxcomp._paths import leaves_by_path
+from jaxcomp.constraints import Budget, Coupled, Together
 from tests.problems import PYTREES
 
 PARAMS = {"fc1": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "fc2": {"kernel": jnp.ones((3, 2))}}
@@ -171,3 +174,211 @@ def test_describe_says_what_every_leaf_has_been_given():
     (given,) = [line for line in text.splitlines() if "fc1/kernel" in line]
     assert all(word in given for word in ("(4, 3)", "float32", "12", "Sparse(density=0.25"))
     assert sum("free" in line for line in text.splitlines()) == 2
+
+
+# --- groups of leaves ---
+
+TOGETHER = Together(HALF)
+COUPLED = Coupled(jc.Sparse(1 / 3, jc.outputs()), {"fc1/.*": jc.outputs(), "fc2/kernel": jc.inputs()})
+LEVELS = Budget((jc.Sparse(0.0), jc.Sparse(0.5), jc.Sparse(1.0)), budget=450)
+KERNELS = "fc1/kernel & fc2/kernel"
+
+
+def net(dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    shapes = {"fc1": {"kernel": (4, 3), "bias": (3,)}, "fc2": {"kernel": (3, 2)}}
+    return jax.tree.map(
+        lambda s: jnp.asarray(rng.normal(size=s), dtype), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({".*/kernel": TOGETHER}, [KERNELS]),
+        ({".*": TOGETHER}, ["fc1/bias & " + KERNELS]),
+        ({"fc1/bias": None, ".*": TOGETHER}, [KERNELS]),  # what earlier rules took is not in it
+        ({"fc1/.*": TOGETHER, ".*": TOGETHER}, ["fc1/bias & fc1/kernel", "fc2/kernel"]),  # a group a rule
+        ({"fc1/kernel|fc2/kernel": TOGETHER, ".*": HALF}, ["fc1/bias", KERNELS]),
+    ],
+)
+def test_a_joint_constraint_takes_all_the_leaves_of_its_rule(rules, expected):
+    assert list(jc.assign(PARAMS, rules)) == expected
+    assert jc.assign(jax.eval_shape(lambda: PARAMS), rules) == jc.assign(PARAMS, rules)
+
+
+@pytest.mark.parametrize("kind", PYTREES)
+def test_joint_constraints_act_on_any_kind_of_tree(kind):
+    make, paths, rule = PYTREES[kind]
+    tree = make()
+    spec = jc.assign(tree, {rule: TOGETHER})
+    kernels = {path: x for path, x in leaves_by_path(tree).items() if re.fullmatch(rule, path)}
+    assert list(spec) == [" & ".join(sorted(kernels))]
+
+    projected = jc.project(spec, tree)
+    moved = jc.tangent(spec, projected, jax.tree.map(lambda x: x, tree))
+    assert jax.tree.structure(projected) == jax.tree.structure(moved) == jax.tree.structure(tree)
+    new, update, expected = leaves_by_path(projected), leaves_by_path(moved), TOGETHER.project(kernels)
+    for path, x in leaves_by_path(tree).items():
+        np.testing.assert_array_equal(new[path], expected.get(path, x))
+        np.testing.assert_array_equal(update[path], expected.get(path, x))
+    assert jc.violation(spec, projected) == dict.fromkeys(spec, 0)
+    assert set(jc.footprint(spec, projected)) == paths
+    assert {leaf.path for leaf in jc.report(spec, projected).constrained} == set(kernels)
+
+
+def test_a_group_and_single_leaves_stand_side_by_side_under_jit():
+    params = net()
+    spec = jc.assign(params, {".*/kernel": TOGETHER, ".*/bias": HALF})
+    near = jax.jit(jc.project)(spec, params)
+    assert sum(int(jnp.count_nonzero(layer["kernel"])) for layer in near.values()) == 9
+    assert jnp.count_nonzero(near["fc1"]["bias"]) == 2
+    assert set(jax.jit(jc.violation)(spec, near)) == {KERNELS, "fc1/bias"}
+
+
+def test_describe_and_report_show_a_group_leaf_by_leaf():
+    params = net()
+    spec = jc.assign(params, {".*": COUPLED})
+    text = str(jc.describe(spec, params)).replace("│", " ")
+    assert "Coupled(" in text and sum(path in text for path in ("fc1/bias", "fc1/kernel", "fc2/kernel")) == 3
+    assert "3 leaves" in " ".join(text.split())
+
+    found = {leaf.path: leaf for leaf in jc.report(spec, jc.project(spec, params)).leaves}
+    kept = {path: (leaf.size, leaf.nonzeros, leaf.values) for path, leaf in found.items()}
+    assert kept == {"fc1/bias": (3, 1, 1), "fc1/kernel": (12, 4, 4), "fc2/kernel": (6, 2, 2)}
+    assert {leaf.constraint for leaf in found.values()} == {repr(COUPLED)}
+
+    off = jc.report(spec, params)
+    assert {leaf.violation for leaf in off.leaves} == {off.violation}  # the group's distance
+    assert off.violation == pytest.approx(float(jc.violation(spec, params)["fc1/bias & " + KERNELS]))
+
+
+def test_a_report_says_what_a_budget_chose_for_each_leaf():
+    params = net()
+    spec = jc.assign(params, {".*": LEVELS})
+    found = jc.report(spec, jc.project(spec, params))
+    chosen = {leaf.path: leaf.constraint for leaf in found.leaves}
+    assert set(chosen.values()) <= set(map(repr, LEVELS.options)) and len(set(chosen.values())) > 1
+    assert sum(leaf.stored_bits for leaf in found.leaves) <= 450 and found.violation == 0
+
+
+GROUP_MISFITS = {
+    "integer leaf": (TOGETHER, {"b": jnp.ones(3, jnp.int32)}, "'b' needs floating-point weights, found dtype int32"),
+    "inner set": (Together(jc.Sparse(1.5)), {}, "density must lie in [0, 1], found 1.5"),
+    "no view": (Coupled(HALF, {"a": jc.outputs()}), {}, "Coupled has no view for ['b']"),
+    "counts": (Coupled(HALF, {".*": jc.outputs()}), {"b": X.T}, "found 3 of 'a' by outputs(), 4 of 'b' by outputs()"),
+    "budget": (Budget((HALF,), budget=10), {}, "budget 10 cannot be met: the cheapest options of 2 leaves cost"),
+}
+
+
+@pytest.mark.parametrize("misfit", GROUP_MISFITS)
+def test_a_group_that_cannot_obey_names_its_leaves(misfit):
+    constraint, leaves, message = GROUP_MISFITS[misfit]
+    with pytest.raises(ValueError, match=f"^leaf 'a' and 1 more: .*{re.escape(message)}"):
+        jc.assign({"a": X, "b": X} | leaves, {".*": constraint})
+
+
+def test_bad_weights_in_a_group_name_their_leaf():
+    with pytest.raises(ValueError, match=r"^leaf 'b' holds 1 NaN"):
+        jc.assign({"a": X, "b": X.at[0, 0].set(jnp.nan)}, {".*": TOGETHER})
+
+
+def test_a_spec_in_which_two_constraints_claim_a_leaf_is_an_error():
+    with pytest.raises(ValueError, match=r"leaf 'a' is under \['a & b', 'a'\]: keep one"):
+        jc.project({"a & b": TOGETHER, "a": HALF}, {"a": X, "b": X})
+
+
+def test_a_spec_for_a_group_that_is_not_there_names_what_is_missing():
+    with pytest.raises(ValueError, match=r"no leaf at \['b'\] in this tree"):
+        jc.project({"a & b": TOGETHER}, {"a": X})
+
+
+def test_a_path_that_could_be_taken_for_two_cannot_be_in_a_group_but_may_stand_alone():
+    odd = {"a & b": X, "c": X}
+    assert list(jc.assign(odd, {".*": HALF})) == ["a & b", "c"]
+    with pytest.raises(ValueError, match=r"paths \['a & b'\] cannot be in a group"):
+        jc.assign(odd, {".*": TOGETHER})
+
+
+ADAM = optax.adam(3e-2)
+
+
+def two_layers(params, batch):
+    y = jnp.tanh(batch @ params["fc1"]["kernel"] + params["fc1"]["bias"][None]) @ params["fc2"]["kernel"]
+    return jnp.mean(jnp.square(y - batch[:, :2]))
+
+
+def compressed(rule, constraint, dtype=jnp.float32, **options):
+    params, batches = net(dtype), jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 4)), dtype)
+    solver = jc.ADMM(jc.assign(params, {rule: constraint}), rho=0.1)
+    settings = {"optimizer": ADAM, "rounds": 3, "steps": 3, "retrain": 3}
+    return jc.compress(two_layers, params, batches, solver, progress=False, **settings, **options)
+
+
+GROUPS = {"together": (".*/kernel", TOGETHER), "coupled": (".*", COUPLED), "budget": (".*", LEVELS)}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_go_the_whole_road_and_interrupted_runs_go_on_with_them(group, tmp_path):
+    """Landed and retrained feasible; bit for bit the same from a checkpoint in the rounds and one in retraining."""
+    rounds = []
+
+    def stop(params, model_state):
+        rounds.append(len(rounds))
+        if len(rounds) in (2, 6):
+            raise KeyboardInterrupt
+        return {}
+
+    whole = compressed(*GROUPS[group])
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            compressed(*GROUPS[group], metrics=stop, directory=tmp_path, resume=True)
+    resumed = compressed(*GROUPS[group], metrics=stop, directory=tmp_path, resume=True)
+    for ours, theirs in zip(*map(jax.tree.leaves, (resumed.params, whole.params)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(rounds) == 6 + 2  # each interruption costs the round it came in
+
+    assert whole.report.violation < 1e-6
+    landed, retrained = leaves_by_path(whole.landed), leaves_by_path(whole.params)
+    for path, x in retrained.items():
+        assert np.any(x != landed[path]) or not np.any(x)
+        np.testing.assert_array_equal(x != 0, landed[path] != 0)
+    if group == "together":
+        assert sum(leaf.nonzeros for leaf in whole.report.constrained) == 9
+    elif group == "coupled":
+        used = np.flatnonzero(retrained["fc1/bias"])
+        assert used.size == 1
+        assert np.flatnonzero(np.any(retrained["fc1/kernel"], 0)) == used
+        assert np.flatnonzero(np.any(retrained["fc2/kernel"], 1)) == used
+    else:
+        assert sum(leaf.stored_bits for leaf in whole.report.leaves) <= 450
+
+
+def test_solve_and_compress_agree_on_a_group_and_hold_keeps_it():
+    params, batches = net(), jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 4)), jnp.float32)
+    solver = jc.ADMM(jc.assign(params, {".*/kernel": TOGETHER}), rho=0.1)
+    settings = {"optimizer": ADAM, "rounds": 3, "steps": 3, "retrain": 3}
+    solution = jc.solve(two_layers, params, batches, solver, **settings)
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (solution.params, compressed(".*/kernel", TOGETHER).params)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert set(solution.state.z) == {"fc1/kernel", "fc2/kernel"}  # by leaf, not by group
+
+    held = jc.solve(two_layers, solution.params, batches, jc.ADMM({}), hold=solver.spec, **settings).params
+    for name in ("fc1", "fc2"):
+        np.testing.assert_array_equal(held[name]["kernel"] != 0, solution.params[name]["kernel"] != 0)
+        assert np.any(held[name]["kernel"] != solution.params[name]["kernel"])
+
+
+def test_a_group_s_spec_that_does_not_fit_is_refused_before_anything_is_compiled():
+    solver = jc.ADMM({KERNELS: Coupled(HALF, {"fc1/kernel": jc.outputs(), "fc2/kernel": jc.outputs()})})
+    with pytest.raises(ValueError, match=r"leaf 'fc1/kernel' and 1 more: .*3 of 'fc1/kernel'.*2 of 'fc2/kernel'"):
+        jc.solve(two_layers, net(), jnp.ones((1, 8, 4)), solver, optimizer=ADAM, rounds=1, steps=1)
+
+
+def test_narrow_leaves_of_a_group_stay_narrow_and_feasible():
+    result = compressed(".*", dataclasses.replace(LEVELS, budget=200), jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(result.params)} == {jnp.dtype(jnp.bfloat16)}
+    assert result.report.violation < 1e-2
+    assert sum(leaf.stored_bits for leaf in result.report.leaves) <= 200

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxcomp._assign import Spec
+from jaxcomp._assign import Spec, members, project
 from jaxcomp._paths import select
 from jaxcomp.solvers._solver import Round, Solver
 
@@ -79,7 +79,7 @@ class ADMM(Solver):
 
     def init(self, params: Any) -> ADMMState:
         w = self._weights(params)
-        z = {path: self.spec[path].project(x) for path, x in w.items()}
+        z = project(self.spec, w)
         return ADMMState(
             z=z,
             u=jax.tree.map(jnp.zeros_like, z),
@@ -99,7 +99,7 @@ class ADMM(Solver):
 
     def coordinate(self, state: ADMMState, round: Round, params: Any) -> ADMMState:
         w = self._weights(params)
-        z = {path: self.spec[path].project(w[path] + state.u[path]) for path in w}
+        z = project(self.spec, {path: w[path] + state.u[path] for path in w})
         u = {path: state.u[path] + w[path] - z[path] for path in w}
         primal, change = _distance(w, z), _distance(z, state.z)
         scale = jnp.maximum(state.scale, _norm(w))
@@ -126,7 +126,7 @@ class ADMM(Solver):
 
     def _weights(self, params: Any) -> dict[str, jax.Array]:
         """Constrained leaves in float32: a dual summed in bfloat16 would stop growing."""
-        return {path: x.astype(jnp.float32) for path, x in select(params, self.spec).items()}
+        return {path: x.astype(jnp.float32) for path, x in select(params, members(self.spec)).items()}
 
 
 def _norm(x: dict[str, jax.Array]) -> jax.Array:
