@@ -4,11 +4,16 @@ import dataclasses
 
 import jax
 
+from jaxcomp.constraints._affine import Affine
+from jaxcomp.constraints._codebook import Codebook
 from jaxcomp.constraints._constraint import Constraint, Footprint
-from jaxcomp.constraints._polarized import Polarized
+from jaxcomp.constraints._gather import GatherScatter
+from jaxcomp.constraints._patterned import Patterned
+from jaxcomp.constraints._polarized import FixedSign, Polarized
 from jaxcomp.constraints._quantized import Quantized
 from jaxcomp.constraints._sparse import FixedMask, Sparse
 from jaxcomp.constraints._tied import Tied
+from jaxcomp.constraints._unified import Unified
 from jaxcomp.constraints._views import elements, nested
 
 
@@ -19,10 +24,13 @@ class Chain(Constraint):
     The result lies in every set, but order matters and it need not be the nearest point of the intersection.
     `exact` says where it is. It is known to be nearest when
 
-    - a fine cone comes first and whole groups are dropped after: `Polarized`, `Tied` or `Sparse`, each of whose groups
-      (for `Sparse`, pools) lies within one group of the `Sparse` that follows. (The projection P on a cone takes
-      ``||v||^2 - ||Pv||^2`` away, group by group, so dropping the groups of least ``||Pv||`` costs least.)
-    - `FixedMask` comes first and `Sparse`, `Polarized` or an exact `Quantized` follows: they act on what is left.
+    - a fine cone comes first and whole groups are dropped after: `Polarized`, `Tied`, an exact `Quantized`, `Sparse` or
+      `Patterned`, each of whose groups (of the last two, pools) lies within one group of the `Sparse` that follows; or
+      `FixedSign`, whose weights each do. (The projection P on a cone takes ``||v||^2 - ||Pv||^2`` away, group by group,
+      so dropping the groups of least ``||Pv||`` costs least: of binary groups those of least ``a^2 n``.)
+    - `FixedMask` comes first and `Sparse`, `Polarized`, `FixedSign`, `Codebook` or an exact `Quantized` follows: they
+      act on what is left.
+    - `FixedSign` comes first and an exact `Quantized` follows: levels are symmetric, so no weight changes its side.
     - `Sparse` over single weights comes first and an exact `Quantized` with one scale for the leaf follows. (At any
       scale a weight gains the more by being kept the larger it is. For `Binary`: among arrays with k non-zeros.)
 
@@ -93,13 +101,15 @@ class Chain(Constraint):
 
 def _check_order(earlier: Constraint, later: Constraint, shape: tuple[int, ...]) -> None:
     known = Sparse | FixedMask | Polarized | Quantized
-    if isinstance(later, Tied) and isinstance(earlier, known):
+    others = FixedSign | Codebook | Affine | Patterned | GatherScatter
+    if isinstance(later, Tied) and isinstance(earlier, known | others):
         raise ValueError(f"Chain puts {later} after {earlier}, which it would undo by averaging: put Tied first")
-    if isinstance(later, Quantized) and isinstance(earlier, Quantized):
+    if isinstance(later, Quantized) and isinstance(earlier, Quantized | Codebook | Affine):
         raise ValueError(f"Chain puts {later} after {earlier}, whose levels it would leave: keep one of the two")
-    if isinstance(earlier, Tied) and isinstance(later, known):
+    if isinstance(earlier, Tied | Unified) and isinstance(later, known):
         whole_groups = not isinstance(later, FixedMask) and nested(earlier.view, later.view, shape)
-        if not whole_groups or (earlier.signs == "free" and isinstance(later, Polarized)):
+        free = isinstance(earlier, Unified) or earlier.signs == "free"
+        if not whole_groups or (free and isinstance(later, Polarized)):
             raise ValueError(
                 f"Chain puts {later} after {earlier}, whose tied groups it would cut apart: give it a view whose "
                 "groups hold whole tied groups"
@@ -108,10 +118,14 @@ def _check_order(earlier: Constraint, later: Constraint, shape: tuple[int, ...])
 
 def _nearest(a: Constraint, b: Constraint, shape: tuple[int, ...]) -> bool:
     if isinstance(a, FixedMask):
-        return isinstance(b, Sparse | Polarized | Quantized)
+        return isinstance(b, Sparse | Polarized | FixedSign | Quantized | Codebook)
     if isinstance(b, Sparse):
-        if isinstance(a, Polarized | Tied):
-            return nested(a.view, b.view, shape)
-        return isinstance(a, Sparse) and nested(a.view, b.view, shape, "pools")
+        if isinstance(a, Polarized | Tied | Quantized):
+            is_cone = getattr(a, "within", None) is None  # values that are given do not scale
+            return is_cone and nested(a.view, b.view, shape)
+        chosen = isinstance(a, Sparse | Patterned) and nested(a.view, b.view, shape, "pools")
+        return isinstance(a, FixedSign) or chosen
+    if isinstance(a, FixedSign):
+        return isinstance(b, Quantized)
     one_scale = isinstance(b, Quantized) and b.view.sizes(shape).total == 1
     return one_scale and isinstance(a, Sparse) and a.view == elements(a.view.layout)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxcomp.constraints._views import Layout
 
@@ -108,6 +109,16 @@ def norm(x: jax.Array) -> jax.Array:
 def finite_or_nan(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where all of ``x`` is finite, else NaN: bad weights must not look like good ones."""
     return jnp.where(jnp.all(jnp.isfinite(x)), y, jnp.nan)
+
+
+def to_unit(parts: jax.Array) -> jax.Array:
+    """A power of two for every group of ``[pools, groups, elements]`` that brings its largest weight to about 1.
+
+    Squares then neither vanish nor overflow, nor does the factor or its inverse. Derivatives hold it fixed.
+    """
+    most = -jnp.finfo(parts.dtype).minexp
+    exponent = jnp.frexp(jnp.max(jnp.abs(parts), axis=2, keepdims=True))[1]
+    return lax.stop_gradient(jnp.ldexp(jnp.ones((), parts.dtype), jnp.clip(2 - exponent, -most, most)))
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:

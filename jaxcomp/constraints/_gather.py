@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
 from jaxcomp.constraints._matching import exchange
 from jaxcomp.constraints._select import select_top
-from jaxcomp.constraints._sparse import _norms
+from jaxcomp.constraints._sparse import group_norms
 from jaxcomp.constraints._views import Layout, View
 
 
@@ -196,7 +196,7 @@ class GatherScatter(Constraint):
         cells = jnp.where(jnp.isfinite(cells), cells, 0).astype(jnp.promote_types(cells.dtype, jnp.float32))
         descending = -jnp.sort(-cells, axis=3)
         if self.free:
-            gains = _norms(descending[:, 0, :, : depths[-1]].swapaxes(1, 2))  # of one more group, non-increasing
+            gains = group_norms(descending[:, 0, :, : depths[-1]].swapaxes(1, 2))  # of one more group, non-increasing
             budget = jnp.round(density * (outputs * channels * taps / banks))
             groups = jnp.sum(select_top(gains.ravel(), budget).reshape(gains.shape), axis=1)
             return jnp.broadcast_to(groups[:, None, None], cells.shape[:3])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
+from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan, to_unit
 from jaxcomp.constraints._select import select_top
 from jaxcomp.constraints._views import View, elements
 
@@ -43,7 +43,7 @@ class Sparse(Constraint):
     def project(self, x: jax.Array) -> jax.Array:
         parts = self.view.split(x)
         groups = self.view.sizes(x.shape).groups
-        keep = select_top(_norms(parts), self.kept(groups))
+        keep = select_top(group_norms(parts), self.kept(groups))
         kept = jnp.where(keep[..., None], parts, jnp.zeros((), x.dtype))
         return finite_or_nan(x, self.view.merge(kept, x.shape))
 
@@ -120,14 +120,13 @@ def group_footprint(x: jax.Array, view: View) -> Footprint:
     )
 
 
-def _norms(parts: jax.Array) -> jax.Array:
+def group_norms(parts: jax.Array) -> jax.Array:
     """Scores that order the groups by norm: root mean squares, taken of numbers brought to about 1.
 
     Plain squares would vanish or overflow where groups differ by many orders of magnitude.
     """
     if parts.shape[2] == 1:
         return jnp.abs(parts[..., 0])
-    parts = jnp.abs(parts.astype(jnp.promote_types(parts.dtype, jnp.float32)))
-    largest = jnp.max(parts, axis=2, keepdims=True, initial=0)
-    unit = parts / jnp.where(largest > 0, largest, 1)
-    return largest[..., 0] * jnp.sqrt(jnp.mean(jnp.square(unit), axis=2))
+    parts = parts.astype(jnp.promote_types(parts.dtype, jnp.float32))
+    unit = to_unit(parts)
+    return jnp.sqrt(jnp.mean(jnp.square(parts * unit), axis=2)) / unit[..., 0]

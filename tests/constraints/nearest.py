@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxcomp.constraints import (
+    AdditivePowersOfTwo,
     Binary,
     Chain,
+    Codebook,
+    Conductances,
     FixedMask,
+    FixedSign,
     Layout,
     Polarized,
     PowerOfTwo,
@@ -62,7 +66,21 @@ def _(constraint: Sparse | FixedMask, x):
 
 @least_error.register
 def _(constraint: Polarized, x):
+    if constraint.within is not None:
+        values = np.asarray(constraint.within.values, np.float64)
+        sides = [[0, *values[values * sign > 0]] for sign in (1, -1)]
+        return sum(min(_off_values(group, side) for side in sides) for group in groups(constraint.view, x))
     return sum(min(energy(group[group * sign < 0]) for sign in (1, -1)) for group in groups(constraint.view, x))
+
+
+@least_error.register
+def _(constraint: FixedSign, x):
+    return energy(x[x * np.asarray(constraint.signs) < 0])
+
+
+@least_error.register
+def _(constraint: Codebook, x):
+    return _off_values(x[x != 0].astype(np.float64), constraint.values)  # an exact zero stays zero
 
 
 @least_error.register
@@ -87,6 +105,13 @@ def _(constraint: Chain, x):
     if len(constraint.parts) == 1:
         return least_error(constraint.parts[0], x)
     first, second = constraint.parts
+    if isinstance(first, FixedSign) and isinstance(
+        second, Quantized
+    ):  # turned so that all weights are to be positive, levels and scales are
+        return sum(
+            min(_off_ray(g, q, least=0) for q in itertools.product(magnitudes(second.levels), repeat=g.size))
+            for g in groups(second.view, x * np.asarray(first.signs))
+        )
     chooser, other = (second, first) if isinstance(second, Sparse) else (first, second)
     return min(energy(x[~mask]) + least_error(other, x * mask) for mask in masks(chooser, x.shape))
 
@@ -117,10 +142,22 @@ def magnitudes(levels):
             return range(2 ** (bits - 1)) if zero else range(1, 2 ** (bits - 1) + 1)
         case PowerOfTwo(bits, zero):
             return [0] * zero + [2.0**-j for j in range(2 ** (bits - 1) - zero)]
+        case AdditivePowersOfTwo(bits):
+            return {2: [0, 1], 3: [0, 1 / 4, 1 / 2, 1], 4: _SUMS}[bits]
+        case Conductances(low, high, states):
+            return np.linspace(low, high, states)
 
 
-def _off_ray(x, direction):
+_SUMS = sorted(a + b for a in (0, 1, 1 / 2, 1 / 8) for b in (0, 1 / 4))  # as the authors' code has them
+
+
+def _off_values(x, values):
+    """The squared distance from ``x`` to entries of a list."""
+    return np.square(x[:, None] - np.asarray(values, np.float64)).min(axis=1).sum()
+
+
+def _off_ray(x, direction, least=-np.inf):
     """The squared distance from ``x`` to the multiples of a direction, in least squares."""
     direction = np.asarray(direction, np.float64)
     length = energy(direction)
-    return energy(x - direction * (x @ direction / length)) if length else energy(x)
+    return energy(x - direction * max(x @ direction / length, least)) if length else energy(x)

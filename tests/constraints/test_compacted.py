@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import jaxcomp as jc
 from jaxcomp.constraints import (
     Chain,
+    Compacted,
     FixedMask,
     Layout,
     Polarized,
@@ -20,13 +21,13 @@ from jaxcomp.constraints import (
     Ternary,
     Tied,
     Uniform,
+    crossbars,
     diagonals,
     elements,
     fragments,
     inputs,
     outputs,
 )
-from jaxcomp.constraints._compacted import Compacted, crossbars
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, least_error, project
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from jaxcomp.constraints import (
     Binary,
     Chain,
+    Codebook,
     Constraint,
     FixedMask,
+    FixedSign,
     Polarized,
     Quantized,
     Sparse,
@@ -44,6 +46,14 @@ EXACT = {
     "mask, ternary": Chain(FixedMask(MASK), Quantized(Ternary(), outputs(MATRIX))),
     "mask, binary": Chain(FixedMask(MASK), Quantized(Binary(), outputs(MATRIX))),
     "fewer weights, ternary": Chain(Sparse(0.25, elements(MATRIX)), Quantized(Ternary(), whole(MATRIX))),
+    "mask, given values": Chain(FixedMask(MASK), Codebook([-1.0, 0.0, 2.0])),
+    "binary filters, fewer of them": Chain(Quantized(Binary(), outputs(MATRIX)), HALF_OF_ROWS),
+    "ternary tiles, fewer of them": Chain(
+        Quantized(Ternary(), blocks(2, 2, MATRIX)), Sparse(0.5, blocks(2, 2, MATRIX))
+    ),
+    "ternary halves, whole filters": Chain(Quantized(Ternary(), fragments(2, MATRIX)), HALF_OF_ROWS),
+    "given signs, fewer weights": Chain(FixedSign(2 * MASK - 1), Sparse(0.3, elements(MATRIX))),
+    "given signs, ternary": Chain(FixedSign(2 * MASK - 1), Quantized(Ternary(), outputs(MATRIX))),
     "one part": Chain(HALF_OF_ROWS),
 }
 
@@ -69,6 +79,8 @@ def test_binary_after_sparse_is_nearest_of_all_members_with_as_many_non_zeros(x,
         (Chain(HALF_OF_ROWS, Polarized(outputs(MATRIX))), [[3.0, -3.0], [3.5, 1.0]]),
         # The largest weight does not lie in the column of largest norm.
         (Chain(Sparse(0.5, inputs(layout=MATRIX)), HALF_OF_ROWS), [[2.5, 3.0], [2.5, 0.0]]),
+        # Values that are given do not scale: the row of larger norm fits them no better.
+        (Chain(Codebook([0.0, 2.0]), HALF_OF_ROWS), [[1.1, 1.1], [2.0, 0.0]]),
         # A weight of middle size fits no scale of its row: equal ones do, though they are smaller.
         (Chain(Sparse(0.5, elements(MATRIX)), Quantized(Binary(), outputs(MATRIX))), [[9.0, 1.2, 0.1], [1.1] * 3]),
     ],
@@ -86,6 +98,9 @@ def test_a_chain_that_says_it_is_not_exact_can_be_beaten(chain, x):
         (Chain(Polarized(fragments(4)), Sparse(0.5, fragments(2))), (8, 8), False),  # groups the wrong way round
         (Chain(Sparse(0.5, outputs()), Sparse(0.5, chunks(4))), (8, 8), False),
         (Chain(Sparse(0.5), Quantized(Uniform(4))), (8, 8), False),  # alternating scales
+        (Chain(Polarized(fragments(2), within=Codebook([0.0])), Sparse(0.5, outputs())), (8, 8), False),  # no cone
+        (Chain(Quantized(Uniform(4), outputs()), Sparse(0.5, outputs())), (8, 8), False),
+        (Chain(Quantized(Binary(), outputs()), Sparse(0.5, inputs())), (8, 8), False),  # groups are cut apart
         (Chain(Sparse(0.5), Quantized(Ternary(), outputs())), (8, 8), False),  # more scales than one
         (Chain(Sparse(0.5), Quantized(Ternary(), outputs())), (8, 1), True),  # one output, so one scale
         (Chain(Polarized(fragments(2)), Sparse(0.5, outputs()), Quantized(Ternary())), (8, 8), False),  # not proved

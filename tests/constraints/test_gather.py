@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from jaxcomp.constraints import Layout, Sparse, banks
-from jaxcomp.constraints._gather import GatherScatter, conflict_cycles
+from jaxcomp.constraints import GatherScatter, Layout, Sparse, banks, conflict_cycles
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, project
 

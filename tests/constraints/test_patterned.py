@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcomp.constraints import Chain, Layout, Quantized, Sparse, Uniform, kernels, outputs
-from jaxcomp.constraints._patterned import CROSSES, CROSSES_AND_CORNERS, Patterned
+from jaxcomp.constraints import (
+    CROSSES,
+    CROSSES_AND_CORNERS,
+    Chain,
+    Layout,
+    Patterned,
+    Quantized,
+    Sparse,
+    Uniform,
+    kernels,
+    outputs,
+)
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import arrays, energy, project
 

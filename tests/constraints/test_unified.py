@@ -17,6 +17,7 @@ from jaxcomp.constraints import (
     Quantized,
     Sparse,
     Tied,
+    Unified,
     Uniform,
     blocks,
     chunks,
@@ -25,7 +26,6 @@ from jaxcomp.constraints import (
     outputs,
     whole,
 )
-from jaxcomp.constraints._unified import Unified
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, project
 
