@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-NAMES = ("selection", "solver_overhead")
+NAMES = ("selection", "projections", "solver_overhead")
 
 
 def main() -> None:

@@ -27,14 +27,24 @@ MATRIX = {  # 24 outputs by 32 inputs
     "rows of blocks 8x8": jc.Sparse(0.5, jc.block_rows(8, 8)),
     "rows and columns of blocks": jc.Chain(_COLUMNS, jc.Sparse(0.5, jc.block_rows(8, 8))),
     "2:4": jc.Sparse(0.5, jc.chunks(4)),
+    "gather-scatter, 8 banks": jc.GatherScatter(0.25, 8),
+    "gather-scatter, vertical": jc.GatherScatter(0.25, 8, rows=8),
     "polarized, fragments of 8": jc.Polarized(jc.fragments(8)),
+    "signs that are given": jc.FixedSign(view=jc.fragments(8)),
     "polarized and pruned": jc.Chain(jc.Polarized(jc.fragments(8)), jc.Sparse(0.5, jc.outputs())),
     "block-circulant, 8x8": jc.Tied(jc.diagonals(8)),
     "one magnitude a 4x4 block": jc.Tied(jc.blocks(4, 4), signs="free"),
+    "a half unified, a quarter pruned": jc.Unified(0.5, 0.25, jc.blocks(4, 4)),
     "binary": jc.Quantized(jc.Binary(), jc.outputs()),
     "ternary": jc.Quantized(jc.Ternary()),
     "uniform, 3 bits": jc.Quantized(jc.Uniform(3)),
+    "uniform between two ends, 3 bits": jc.Affine(3, jc.outputs()),
     "powers of two, 3 bits": jc.Quantized(jc.PowerOfTwo(3)),
+    "sums of powers of two, 4 bits": jc.Quantized(jc.AdditivePowersOfTwo(4)),
+    "4 conductances, no zero": jc.Quantized(jc.Conductances(0.1, 1.0, 4)),
+    "values that are given": jc.Codebook((-0.4, -0.1, 0.0, 0.1, 0.4)),
+    "rank 4": jc.LowRank(4),
+    "absolute sum at most 30": jc.L1Ball(30.0),
     "pruned, then 3 bits": jc.Chain(jc.Sparse(0.25), jc.Quantized(jc.Uniform(3, zero=False))),
 }
 CONVOLUTION = {  # 3x3, 8 channels, 16 filters
@@ -42,6 +52,8 @@ CONVOLUTION = {  # 3x3, 8 channels, 16 filters
     "channels": jc.Sparse(0.5, jc.inputs()),
     "columns of the matrix": jc.Sparse(0.5, jc.inputs(taps=True)),
     "kernels (connectivity)": jc.Sparse(0.25, jc.kernels()),
+    "8 patterns of 4 weights": jc.Patterned(),
+    "4 crosses, half of the kernels": jc.Patterned(jc.CROSSES, density=0.5),
     "punched blocks of 8 filters, 4 channels": jc.Sparse(4 / 9, jc.punched(8, 4)),
     "every weight, 25 %": jc.Sparse(0.25),
     "polarized, fragments of 9": jc.Polarized(jc.fragments(9)),
@@ -81,7 +93,7 @@ def draw(folder: Path, console: Console) -> None:
     table = Table("leaf", "set", "density %", "error %", "bits a weight", "nearest", title="gallery")
     matrix, convolution = weights()
     for name, leaf, sets in (("matrix", matrix, MATRIX), ("convolution", convolution, CONVOLUTION)):
-        panels = {"dense": (np.asarray(leaf), "100 %, error 0 %")}
+        panels = {"dense": (np.asarray(leaf), "100%, error 0%")}
         for title, constraint in sets.items():
             fitted = constraint.fit(leaf)
             fitted.check(leaf)

@@ -9,8 +9,14 @@ from jaxcomp.constraints._compacted import crossbars as crossbars
 from jaxcomp.constraints._compose import Chain as Chain
 from jaxcomp.constraints._constraint import Constraint as Constraint
 from jaxcomp.constraints._constraint import Footprint as Footprint
+from jaxcomp.constraints._convex import Box as Box
+from jaxcomp.constraints._convex import Convex as Convex
+from jaxcomp.constraints._convex import L1Ball as L1Ball
+from jaxcomp.constraints._convex import L2Ball as L2Ball
+from jaxcomp.constraints._convex import Simplex as Simplex
 from jaxcomp.constraints._coupled import Coupled as Coupled
 from jaxcomp.constraints._coupled import folded as folded
+from jaxcomp.constraints._dykstra import Dykstra as Dykstra
 from jaxcomp.constraints._gather import Cycles as Cycles
 from jaxcomp.constraints._gather import GatherScatter as GatherScatter
 from jaxcomp.constraints._gather import Packed as Packed
@@ -26,6 +32,7 @@ from jaxcomp.constraints._levels import Levels as Levels
 from jaxcomp.constraints._levels import PowerOfTwo as PowerOfTwo
 from jaxcomp.constraints._levels import Ternary as Ternary
 from jaxcomp.constraints._levels import Uniform as Uniform
+from jaxcomp.constraints._lowrank import LowRank as LowRank
 from jaxcomp.constraints._patterned import CROSSES as CROSSES
 from jaxcomp.constraints._patterned import CROSSES_AND_CORNERS as CROSSES_AND_CORNERS
 from jaxcomp.constraints._patterned import Patterned as Patterned

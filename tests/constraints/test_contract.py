@@ -5,24 +5,32 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxcomp.constraints import (
     AdditivePowersOfTwo,
     Affine,
     Binary,
+    Box,
     Chain,
     Codebook,
     Compacted,
     Conductances,
+    Convex,
+    Dykstra,
     FixedMask,
     FixedSign,
     GatherScatter,
+    L1Ball,
+    L2Ball,
     Layout,
+    LowRank,
     Patterned,
     Polarized,
     PowerOfTwo,
     Quantized,
+    Simplex,
     Sparse,
     Ternary,
     Tied,
@@ -83,6 +91,13 @@ CONSTRAINTS = {  # for a layout
     "conductances": lambda l: Quantized(Conductances(0.1, 1.0, 8), outputs(l)),
     "binary, sparse": lambda l: Chain(Quantized(Binary(), outputs(l)), Sparse(0.5, outputs(l))),
     "fixed sign, ternary": lambda l: Chain(FixedSign(view=fragments(4, l)), Quantized(Ternary(), outputs(l))),
+    "l1 balls": lambda l: L1Ball(0.8, outputs(l)),
+    "l2 balls of fragments": lambda l: L2Ball(0.5, fragments(4, l)),
+    "simplices": lambda l: Simplex(1.0, fragments(4, l)),
+    "box": lambda l: Box(-0.3, 0.5),
+    "any projection": lambda l: Convex(optax.projections.projection_l2_ball, (0.5,), outputs(l)),
+    "low rank": lambda l: LowRank(2, l),
+    "box in an l1 ball": lambda l: Dykstra(L1Ball(2.0, whole(l)), Box(-0.3, 0.5)),
     "polarized, sparse": lambda l: Chain(Polarized(fragments(2, l)), Sparse(0.5, outputs(l))),
     "sparse, binary": lambda l: Chain(Sparse(0.5, elements(l)), Quantized(Binary(), whole(l))),
     "polarized, ternary": lambda l: Chain(Polarized(fragments(4, l)), Quantized(Ternary(), blocks(2, 3, l))),

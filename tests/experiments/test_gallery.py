@@ -7,6 +7,8 @@ import jaxcomp as jc
 from experiments import _gallery
 from experiments.__main__ import main
 
+ALIKE = {jc.L2Ball, jc.Box, jc.Simplex, jc.Convex, jc.Dykstra}
+
 pytest.importorskip("matplotlib")
 
 
@@ -27,4 +29,6 @@ def test_every_public_set_of_one_leaf_is_shown():
         for part in jax.tree.leaves(list(sets.values()), is_leaf=lambda node: isinstance(node, jc.Constraint))
     }
     public = {value for value in vars(jc).values() if isinstance(value, type) and issubclass(value, jc.Constraint)}
-    assert public - shown == {jc.Constraint, jc.FixedMask}  # which shows whatever is given
+    of_one_leaf = {kind for kind in public if not issubclass(kind, jc.Joint)} - {jc.Constraint}
+    # FixedMask shows what it is given, Compacted a leaf that was pruned before, the others much the same as L1Ball.
+    assert of_one_leaf - shown == {jc.FixedMask, jc.Compacted, *ALIKE}

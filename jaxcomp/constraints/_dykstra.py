@@ -1,0 +1,121 @@
+"""The nearest point of several convex sets at once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxcomp.constraints._compose import Chain
+from jaxcomp.constraints._constraint import Constraint, Footprint, finite_or_nan, norm
+from jaxcomp.constraints._polarized import FixedSign
+from jaxcomp.constraints._sparse import FixedMask
+from jaxcomp.constraints._tied import Tied
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Dykstra(Constraint):
+    """The sets ``a, b, …``, all convex, at once; the projection is the nearest point of their intersection.
+
+    The sets are projected on in turn, as often as it takes; before its turn each gets back what it took away at its
+    last. (Without that, plain alternation, one comes to some point of the intersection.) The loop ends when in one
+    sweep over all sets what they take away changes by no more than a rounding of ``x``, or after so many sweeps. Where
+    `residual`, that change, has become so small, the result is nearest, and a member, to rounding; else it is neither
+    for certain, and only the last set is known to hold. How many sweeps it takes depends on how the sets meet.
+
+    Args:
+        parts: convex sets with exact projections that have a point in common: `L1Ball`, `L2Ball`, `Simplex`, `Box`,
+            `Convex`, `FixedMask`, `FixedSign`, `Tied`, and classes that declare ``convex = True``.
+        sweeps: at most so many. Static.
+
+    >>> from jaxcomp.constraints import Box, L1Ball
+    >>> Dykstra(L1Ball(3.0), Box(-1.0, 2.5)).project(jax.numpy.array([4.0, 1.0, -3.0])).round(3).tolist()
+    [2.0, 0.0, -1.0]
+
+    References: Boyle and Dykstra, A Method for Finding Projections onto the Intersection of Convex Sets in Hilbert
+    Spaces, 1986; Birgin and Raydan, Robust Stopping Criteria for Dykstra's Algorithm, SISC 2005.
+    """
+
+    convex = True
+
+    def __init__(self, *parts: Constraint, sweeps: int = 1000):
+        self.parts, self.sweeps = parts, sweeps
+
+    def __repr__(self) -> str:
+        return f"Dykstra({', '.join(map(repr, self.parts))}, sweeps={self.sweeps})"
+
+    def __eq__(self, other: object) -> bool:  # and so not hashable: parts may hold arrays
+        return isinstance(other, Dykstra) and (self.parts, self.sweeps) == (other.parts, other.sweeps)
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.SequenceKey(i), part) for i, part in enumerate(self.parts)], self.sweeps
+
+    @classmethod
+    def tree_unflatten(cls, sweeps, parts):
+        return cls(*parts, sweeps=sweeps)
+
+    def project(self, x: jax.Array) -> jax.Array:
+        return self._solve(x)[0]
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """How much the last sweep of a projection of ``x`` still changes what the sets take away, as a share of it."""
+        return self._solve(x)[1]
+
+    def footprint(self, x: jax.Array) -> Footprint:
+        """That of a `Chain`: the fewest values at the fewest bits of any part."""
+        return Chain(*self.parts).footprint(x)
+
+    def fit(self, x: jax.Array) -> "Dykstra":
+        return Dykstra(*(part.fit(x) for part in self.parts), sweeps=self.sweeps)
+
+    def check(self, x: Any) -> None:
+        """Also raises where a part is not known to be convex, or has no exact projection."""
+        super().check(x)
+        if not self.parts:
+            raise ValueError("Dykstra needs at least one constraint, found none")
+        if not isinstance(self.sweeps, int) or self.sweeps < 1:
+            raise ValueError(f"sweeps must be a whole number, at least 1, found {self.sweeps!r}")
+        for part in self.parts:
+            part.check(x)
+            if not (_is_convex(part) and part.exact(x.shape)):
+                raise ValueError(
+                    f"Dykstra needs convex sets with exact projections, found {part}: a Chain takes others; declare "
+                    "convex = True in a class of your own"
+                )
+
+    def _solve(self, x):
+        """The projection, and its residual."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        near, residual = self._alternate(wide)
+        # Once more from there: what was far from the sets left its rounding behind, the result is as exact as it is.
+        near, again = self._alternate(near)
+        return finite_or_nan(x, near.astype(x.dtype)), jnp.maximum(residual, again)
+
+    def _alternate(self, x):
+        size = norm(x)
+
+        def unsettled(carry):
+            *_, change, count = carry
+            return (change > jnp.finfo(x.dtype).eps * size) & (count < self.sweeps)
+
+        def sweep(carry):
+            near, taken, _, count = carry
+            before, taken = taken, []
+            for part, last in zip(self.parts, before, strict=True):
+                given = near + last
+                near = part.project(given)
+                taken.append(given - near)
+            change = jnp.stack([norm(now - last) for now, last in zip(taken, before, strict=True)])
+            return near, taken, norm(change), count + 1
+
+        start = x, [jnp.zeros_like(x) for _ in self.parts], jnp.full_like(size, jnp.inf), 0
+        near, _, change, _ = lax.while_loop(unsettled, sweep, start)
+        return near, change / jnp.where(size > 0, size, 1)
+
+
+def _is_convex(part: Constraint) -> bool:
+    if isinstance(part, Chain):
+        return all(map(_is_convex, part.parts))
+    if isinstance(part, Tied):
+        return part.signs == "tied"
+    return isinstance(part, FixedMask | FixedSign) or getattr(part, "convex", False)
