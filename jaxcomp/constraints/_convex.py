@@ -73,8 +73,8 @@ class L2Ball(_OfGroups):
         radius: at least 0; a leaf.
         view: what a group is; by default the whole leaf.
 
-    >>> L2Ball(1.0).project(jnp.array([3.0, 4.0])).round(3).tolist()
-    [0.6, 0.8]
+    >>> L2Ball(2.5).project(jnp.array([3.0, 4.0])).tolist()
+    [1.5, 2.0]
 
     References: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 2014.
     """
@@ -123,7 +123,7 @@ class Simplex(_OfGroups):
 
     def check(self, x) -> None:
         super().check(x)
-        check_range("total", self.total, 0, np.finfo(np.float32).max)
+        check_range("total", self.total, 0, float(np.finfo(np.float32).max))
 
 
 @jax.tree_util.register_dataclass

@@ -30,6 +30,7 @@ class Quantized(Constraint):
         levels: `Uniform`, `PowerOfTwo`, `AdditivePowersOfTwo`, `Conductances`, `Ternary` or `Binary`.
         view: what shares a scale; by default the whole leaf.
 
+    >>> from jaxcomp.constraints import Binary
     >>> Quantized(Binary()).project(jnp.array([1.0, -3.0])).tolist()
     [2.0, -2.0]
 

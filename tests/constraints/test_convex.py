@@ -8,8 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcomp.constraints import Layout, View, block_rows, blocks, fragments, inputs, outputs, whole
-from jaxcomp.constraints._convex import Box, Convex, L1Ball, L2Ball, Simplex
+from jaxcomp.constraints import (
+    Box,
+    Convex,
+    L1Ball,
+    L2Ball,
+    Layout,
+    Simplex,
+    View,
+    block_rows,
+    blocks,
+    fragments,
+    inputs,
+    outputs,
+    whole,
+)
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, groups, project
 

@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxcomp.constraints import (
+    Box,
     Chain,
     Constraint,
+    Dykstra,
     FixedMask,
+    L1Ball,
+    L2Ball,
     Layout,
     Quantized,
+    Simplex,
     Sparse,
     Ternary,
     Tied,
@@ -22,8 +27,6 @@ from jaxcomp.constraints import (
     outputs,
     whole,
 )
-from jaxcomp.constraints._convex import Box, L1Ball, L2Ball, Simplex
-from jaxcomp.constraints._dykstra import Dykstra
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, project
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcomp.constraints import Layout
-from jaxcomp.constraints._lowrank import LowRank
+from jaxcomp.constraints import Layout, LowRank
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, project
 
