@@ -1,5 +1,6 @@
 """Set up JAX, hypothesis and the data folder for every test."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -24,6 +25,14 @@ else:
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+    """Programs are dropped after each module: some thousands of them take more memory maps than Linux grants."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

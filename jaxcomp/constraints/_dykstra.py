@@ -92,7 +92,9 @@ class Dykstra(Constraint):
         return finite_or_nan(x, near.astype(x.dtype)), jnp.maximum(residual, again)
 
     def _alternate(self, x):
-        size = norm(x)
+        largest = jnp.max(jnp.abs(x))
+        unit = jnp.where(largest > 0, largest, 1)  # in which squares neither vanish nor overflow
+        size = norm(x / unit)
 
         def unsettled(carry):
             *_, change, count = carry
@@ -105,7 +107,7 @@ class Dykstra(Constraint):
                 given = near + last
                 near = part.project(given)
                 taken.append(given - near)
-            change = jnp.stack([norm(now - last) for now, last in zip(taken, before, strict=True)])
+            change = jnp.stack([norm((now - last) / unit) for now, last in zip(taken, before, strict=True)])
             return near, taken, norm(change), count + 1
 
         start = x, [jnp.zeros_like(x) for _ in self.parts], jnp.full_like(size, jnp.inf), 0

@@ -60,6 +60,13 @@ def test_plain_alternation_finds_a_member_that_is_farther():
     np.testing.assert_allclose(project(Dykstra(simplex, box), x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_weights_of_any_size_are_brought_into_all_sets(scale):
+    x = np.array([1.0, 1.5, 3.0, -0.5], np.float32)
+    found = project(Dykstra(Simplex(2 * scale), Box(0.0, 0.75 * scale)), jnp.asarray(scale * x, jnp.float32))
+    np.testing.assert_allclose(np.asarray(found) / scale, capped_simplex(x, 2.0, 0.75), atol=1e-5)
+
+
 def test_affine_sets_and_cones_join_in():
     """Circulant, masked and not negative: a diagonal keeps its mean, unless the mask cuts it."""
     x = np.array([[1.0, -2.0], [4.0, 5.0]], np.float32)
