@@ -146,6 +146,8 @@ class View:
         """``x`` as ``[pools, groups, elements]``, padded with zeros where the tiles are uneven."""
         if self._is_flat:
             return x.reshape(1, -1, 1)
+        if self._is_whole:
+            return x.reshape(1, 1, -1)
         (r, c), (outputs, columns, taps) = self.tile(x.shape), self._matrix(x.shape)
         matrix = self._layout(x.shape).to_matrix(x).reshape(outputs, columns, taps)
         pad = ((0, -outputs % r), (0, -columns % c), (0, 0))
@@ -156,7 +158,7 @@ class View:
 
     def merge(self, parts: Any, shape: tuple[int, ...]) -> Any:
         """The inverse of `split` for a leaf of this shape; what stands in the padding is dropped."""
-        if self._is_flat:
+        if self._is_flat or self._is_whole:
             return parts.reshape(shape)
         (r, c), (outputs, columns, taps) = self.tile(shape), self._matrix(shape)
         axes = (-(-outputs // r), r, -(-columns // c), c, taps)
@@ -187,6 +189,11 @@ class View:
         """Whether every weight is a group of its own in one pool: then the leaf's own order will do."""
         single = (self.rows, self.columns, self.taps, self.pools) == (1, 1, "columns", "")
         return single and set("RC") <= set(self.groups)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the leaf is one group: then, too, its own order will do."""
+        return (self.rows, self.columns, self.diagonal) == (None, None, False) and set("rc") <= set(self.elements)
 
     def _layout(self, shape: tuple[int, ...]) -> Layout:
         return self.layout or Layout.of(len(shape))
