@@ -108,11 +108,14 @@ def _programs(model: nn.Module) -> dict[str, Callable[[], Callable]]:
     }
 
 
-def _optax(model: nn.Module) -> Callable:
+def _problem(model: nn.Module) -> tuple[Callable, Any, jc.Batches, optax.GradientTransformation]:
     images, labels = map(jnp.asarray, _examples())
     params = model.init(jax.random.key(0), images[:1])["params"]
-    optimizer, loss = optax.adam(RATE), _loss(model)
-    batches = jc.shuffled((images, labels), BATCH, STEPS)
+    return _loss(model), params, jc.shuffled((images, labels), BATCH, STEPS), optax.adam(RATE)
+
+
+def _optax(model: nn.Module) -> Callable:
+    loss, params, batches, optimizer = _problem(model)
 
     @jax.jit
     def train(params, opt_state, batches):
@@ -129,10 +132,7 @@ def _optax(model: nn.Module) -> Callable:
 
 
 def _jaxcomp(model: nn.Module, pruned: bool) -> Callable:
-    images, labels = map(jnp.asarray, _examples())
-    params = model.init(jax.random.key(0), images[:1])["params"]
-    optimizer, loss = optax.adam(RATE), _loss(model)
-    batches = jc.shuffled((images, labels), BATCH, STEPS)
+    loss, params, batches, optimizer = _problem(model)
     solver = jc.ADMM(jc.assign(params, {r".*/kernel": jc.Sparse(DENSITY)}) if pruned else {}, rho=RHO)
 
     def solve():

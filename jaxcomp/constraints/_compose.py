@@ -17,8 +17,28 @@ from jaxcomp.constraints._unified import Unified
 from jaxcomp.constraints._views import elements, nested
 
 
+class OfParts:
+    """What is made of constraints in an order: a pytree of them, printed and compared by them."""
+
+    def __init__(self, *parts: Constraint):
+        self.parts = parts
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.parts))})"
+
+    def __eq__(self, other: object) -> bool:  # and so not hashable: parts may hold arrays
+        return type(other) is type(self) and self.parts == other.parts
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.SequenceKey(i), part) for i, part in enumerate(self.parts)], None
+
+    @classmethod
+    def tree_unflatten(cls, _, parts):
+        return cls(*parts)
+
+
 @jax.tree_util.register_pytree_with_keys_class
-class Chain(Constraint):
+class Chain(OfParts, Constraint):
     """The sets ``a, b, …`` at once; the projection applies theirs in this order.
 
     The result lies in every set, but order matters and it need not be the nearest point of the intersection.
@@ -40,21 +60,9 @@ class Chain(Constraint):
     ([2.5, 0.0, 0.0, -2.5], True)
     """
 
-    def __init__(self, *parts: Constraint):
-        self.parts = parts
-
-    def __repr__(self) -> str:
-        return f"Chain({', '.join(map(repr, self.parts))})"
-
-    def __eq__(self, other: object) -> bool:  # and so not hashable: parts may hold arrays
-        return isinstance(other, Chain) and self.parts == other.parts
-
-    def tree_flatten_with_keys(self):
-        return [(jax.tree_util.SequenceKey(i), part) for i, part in enumerate(self.parts)], None
-
-    @classmethod
-    def tree_unflatten(cls, _, parts):
-        return cls(*parts)
+    @property
+    def convex(self) -> bool:
+        return all(part.convex for part in self.parts)
 
     def project(self, x: jax.Array) -> jax.Array:
         for part in self.parts:
@@ -71,13 +79,7 @@ class Chain(Constraint):
         """The fewest values at the fewest bits of any part; the parts' index and side information adds up."""
         first, *rest = (part.footprint(x) for part in self.parts)
         for one in rest:
-            first = dataclasses.replace(
-                first,
-                values=jax.numpy.minimum(first.values, one.values),
-                value_bits=jax.numpy.minimum(first.value_bits, one.value_bits),
-                index_bits=first.index_bits + one.index_bits,
-                side_bits=first.side_bits + one.side_bits,
-            )
+            first = stored_at_once(first, one, jax.numpy.minimum(first.values, one.values))
         return first
 
     def fit(self, x: jax.Array) -> "Chain":
@@ -97,6 +99,17 @@ class Chain(Constraint):
         for i, part in enumerate(self.parts):
             for earlier in self.parts[:i]:
                 _check_order(earlier, part, x.shape)
+
+
+def stored_at_once(a: Footprint, b: Footprint, values: jax.Array) -> Footprint:
+    """So many values in both formats: at the fewer bits, with the index and side information of both."""
+    return dataclasses.replace(
+        a,
+        values=values,
+        value_bits=jax.numpy.minimum(a.value_bits, b.value_bits),
+        index_bits=a.index_bits + b.index_bits,
+        side_bits=a.side_bits + b.side_bits,
+    )
 
 
 def _check_order(earlier: Constraint, later: Constraint, shape: tuple[int, ...]) -> None:

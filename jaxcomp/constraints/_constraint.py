@@ -88,6 +88,11 @@ class Constraint:
         """This constraint with constants that depend on the pretrained ``x`` filled in; default: unchanged."""
         return self
 
+    @property
+    def convex(self) -> bool:
+        """Whether the set is known to be convex; a class whose sets all are says ``convex = True``."""
+        return False
+
     def exact(self, shape: tuple[int, ...]) -> bool:
         """Whether `project` gives the nearest member of a leaf of this shape, rather than only some member."""
         return True

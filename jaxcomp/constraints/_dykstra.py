@@ -8,9 +8,6 @@ from jax import lax
 
 from jaxcomp.constraints._compose import Chain
 from jaxcomp.constraints._constraint import Constraint, Footprint, finite_or_nan, norm
-from jaxcomp.constraints._polarized import FixedSign
-from jaxcomp.constraints._sparse import FixedMask
-from jaxcomp.constraints._tied import Tied
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -77,7 +74,7 @@ class Dykstra(Constraint):
             raise ValueError(f"sweeps must be a whole number, at least 1, found {self.sweeps!r}")
         for part in self.parts:
             part.check(x)
-            if not (_is_convex(part) and part.exact(x.shape)):
+            if not (part.convex and part.exact(x.shape)):
                 raise ValueError(
                     f"Dykstra needs convex sets with exact projections, found {part}: a Chain takes others; declare "
                     "convex = True in a class of your own"
@@ -113,11 +110,3 @@ class Dykstra(Constraint):
         start = x, [jnp.zeros_like(x) for _ in self.parts], jnp.full_like(size, jnp.inf), 0
         near, _, change, _ = lax.while_loop(unsettled, sweep, start)
         return near, change / jnp.where(size > 0, size, 1)
-
-
-def _is_convex(part: Constraint) -> bool:
-    if isinstance(part, Chain):
-        return all(map(_is_convex, part.parts))
-    if isinstance(part, Tied):
-        return part.signs == "tied"
-    return isinstance(part, FixedMask | FixedSign) or getattr(part, "convex", False)

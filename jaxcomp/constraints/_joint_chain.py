@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxcomp.constraints._compose import OfParts, stored_at_once
 from jaxcomp.constraints._constraint import Constraint, Footprint
 from jaxcomp.constraints._joint import Glued, Joint
 from jaxcomp.constraints._quantized import Quantized
@@ -59,7 +60,7 @@ class Each(Joint):
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class JointChain(Joint):
+class JointChain(OfParts, Joint):
     """Several sets at once on one group, applied in this order: ``{x : x in A, x in B, …}``.
 
     A `Joint` part acts on the leaves it `covers`, any other on every leaf by itself. Parts may overlap: a layer may
@@ -75,22 +76,6 @@ class JointChain(Joint):
     >>> {path: x.tolist() for path, x in chain.project(layers).items()}
     {'fc1': [2.5, 0.0, 2.5], 'fc2': [0.0]}
     """
-
-    def __init__(self, *parts: Constraint):
-        self.parts = parts
-
-    def __repr__(self) -> str:
-        return f"JointChain({', '.join(map(repr, self.parts))})"
-
-    def __eq__(self, other: object) -> bool:  # and so not hashable: parts may hold arrays
-        return isinstance(other, JointChain) and self.parts == other.parts
-
-    def tree_flatten_with_keys(self):
-        return [(jax.tree_util.SequenceKey(i), part) for i, part in enumerate(self.parts)], None
-
-    @classmethod
-    def tree_unflatten(cls, _, parts):
-        return cls(*parts)
 
     def covers(self, path):
         return any(part.covers(path) for part in self._joint)
@@ -117,13 +102,7 @@ class JointChain(Joint):
                 if path in found:
                     before = found[path]
                     share = jnp.ceil(before.values * (one.values / one.size)).astype(jnp.int32)
-                    one = dataclasses.replace(
-                        before,
-                        values=jnp.maximum(share, one.nonzeros),
-                        value_bits=jnp.minimum(before.value_bits, one.value_bits),
-                        index_bits=before.index_bits + one.index_bits,
-                        side_bits=before.side_bits + one.side_bits,
-                    )
+                    one = stored_at_once(before, one, jnp.maximum(share, one.nonzeros))
                 found[path] = one
         return found
 

@@ -124,6 +124,7 @@ class FixedSign(Constraint):
     References: Yuan et al., FORMS: Fine-grained Polarized ReRAM-based In-situ Computation, ISCA 2021 (retraining).
     """
 
+    convex = True  # no annotation: no field
     signs: ArrayLike | None = None
     view: View = dataclasses.field(default=elements(), metadata={"static": True})
 

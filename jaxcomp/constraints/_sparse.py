@@ -81,6 +81,7 @@ class FixedMask(Constraint):
     [5.0, 0.0]
     """
 
+    convex = True  # no annotation: no field
     mask: ArrayLike | None = None
 
     def project(self, x: jax.Array) -> jax.Array:

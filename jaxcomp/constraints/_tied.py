@@ -32,6 +32,10 @@ class Tied(Constraint):
     view: View = dataclasses.field(metadata={"static": True})
     signs: str = dataclasses.field(default="tied", metadata={"static": True})
 
+    @property
+    def convex(self) -> bool:
+        return self.signs == "tied"
+
     def project(self, x: jax.Array) -> jax.Array:
         parts = self.view.split(x)
         if self.signs == "free":
