@@ -82,6 +82,7 @@ from jaxcomp.solvers import ADMMState as ADMMState
 from jaxcomp.solvers import Round as Round
 from jaxcomp.solvers import Solver as Solver
 from jaxcomp.solvers import as_transformation as as_transformation
+from jaxcomp.solvers import confine as confine
 from jaxcomp.solvers import retract as retract
 
 __version__ = "0.1.0"

@@ -93,6 +93,7 @@ def compress(
         batches = jax.tree.map(jnp.asarray, batches)  # once, not once a round
     spec = solver.spec  # with its numbers as they were given, for the report
     params, solver, hold, model_state = (_solve.strong(x) for x in (params, solver, hold or {}, model_state))
+    grad = _solve.estimator(grad)
     run = _start(params, solver, model_state, optimizer)
     checkpoints = None
     if directory is not None:
@@ -173,13 +174,14 @@ def _land(run: _Run, solver: Solver, optimizer) -> _Run:
 def _advance(loss, batches, solver, hold, carry, r, optimizer, steps, grad):
     """One round. A function gives the round its batches; otherwise its place in the run says which they are."""
     ours, first = (batches(r), 0) if callable(batches) else (batches, r * steps)
-    return _round(loss, carry, ours, solver, hold, jnp.int32(first), optimizer=optimizer, steps=steps, grad=grad)
+    first, taken = jnp.int32(first), jnp.int32(r * steps)
+    return _round(loss, carry, ours, solver, hold, grad, first, taken, optimizer=optimizer, steps=steps)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "steps", "grad"))
-def _round(loss, carry, batches, solver, hold, first, *, optimizer, steps, grad):
+@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "steps"))
+def _round(loss, carry, batches, solver, hold, grad, first, taken, *, optimizer, steps):
     carry, round = _solve.run_round(
-        loss, carry, batches, solver, hold, first, optimizer=optimizer, steps=steps, grad=grad
+        loss, carry, batches, solver, hold, grad, first, taken, optimizer=optimizer, steps=steps
     )
     figures = {"loss": jnp.mean(round.mean)}
     if carry.state is not None:

@@ -85,7 +85,9 @@ def solve(
         rounds: how often the solver coordinates; 0 lands at once.
         steps: optimiser steps a round.
         retrain: rounds of masked retraining.
-        grad: a drop-in for `jax.value_and_grad`, as a zeroth-order estimator.
+        grad: a drop-in for `jax.value_and_grad`, as `jaxcomp.ZerothOrder`. It is called as ``grad(objective,
+            has_aux=True)(params, step)``: from the number of the step, which counts through the whole run, an estimator
+            draws its randomness; the objective ignores it. Its numbers may be traced if it is a pytree.
         hold: constraints that the parameters obey already, as the zeros of an earlier stage. Every update is cut to
             keep them, during the rounds and, before the solver's own, in retraining.
         model_state: carried through the loss.
@@ -115,22 +117,23 @@ def solve(
         strong(solver),
         strong(hold or {}),
         strong(model_state),
+        estimator(grad),
         optimizer=optimizer,
         rounds=rounds,
         steps=steps,
         retrain=retrain,
-        grad=grad,
         early_stop=early_stop,
     )
 
 
-_STATIC = ("loss", "optimizer", "rounds", "steps", "retrain", "grad", "early_stop")
+_STATIC = ("loss", "optimizer", "rounds", "steps", "retrain", "early_stop")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _solve(loss, params, batches, solver, hold, model_state, *, optimizer, rounds, steps, retrain, grad, early_stop):
+def _solve(loss, params, batches, solver, hold, model_state, grad, *, optimizer, rounds, steps, retrain, early_stop):
     def train(carry, r):
-        return run_round(loss, carry, batches, solver, hold, r * steps, optimizer=optimizer, steps=steps, grad=grad)
+        first = r * steps
+        return run_round(loss, carry, batches, solver, hold, grad, first, first, optimizer=optimizer, steps=steps)
 
     def one(carry, r):
         def go(carry):
@@ -158,8 +161,8 @@ def _solve(loss, params, batches, solver, hold, model_state, *, optimizer, round
     return Solution(carry.params, state, carry.model_state, history, retrain_loss, converged, diverged)
 
 
-def run_round(loss, carry: Carry, batches, solver, hold: Spec, start, *, optimizer, steps, grad):
-    """``steps`` optimiser steps from batch ``start`` on the solver's objective within ``hold``.
+def run_round(loss, carry: Carry, batches, solver, hold: Spec, grad, batch, taken, *, optimizer, steps):
+    """``steps`` optimiser steps from batch ``batch`` on, after ``taken`` in all, on the objective within ``hold``.
 
     Where the solver's state is None, on the loss within ``hold`` and the solver's own sets.
     """
@@ -168,12 +171,13 @@ def run_round(loss, carry: Carry, batches, solver, hold: Spec, start, *, optimiz
     def step(inner, i):
         params, opt_state, model_state = inner
 
-        def objective(params):
-            losses, aux = evaluate(loss, params, batch_at(batches, i), model_state)
+        def objective(params, step):
+            del step
+            losses, aux = evaluate(loss, params, batch_at(batches, batch + i), model_state)
             whole = jnp.mean(losses) if state is None else solver.objective(state, losses, params)
             return whole, (losses, aux)
 
-        (_, (losses, aux)), gradient = grad(objective, has_aux=True)(params)
+        (_, (losses, aux)), gradient = grad(objective, has_aux=True)(params, taken + i)
         updates, opt_state = optimizer.update(_together(gradient), opt_state, params)
         updates = tangent(hold, params, updates)
         if state is None:
@@ -182,9 +186,14 @@ def run_round(loss, carry: Carry, batches, solver, hold: Spec, start, *, optimiz
         return (optax.apply_updates(params, updates), opt_state, model_state), losses
 
     inner = (carry.params, carry.opt_state, carry.model_state)
-    (params, opt_state, model_state), losses = lax.scan(step, inner, start + jnp.arange(steps))
+    (params, opt_state, model_state), losses = lax.scan(step, inner, jnp.arange(steps))
     round = Round(losses[0], losses[-1], jnp.mean(losses, axis=0))
     return Carry(params, state, opt_state, model_state), round
+
+
+def estimator(grad: Callable) -> Callable:
+    """As a pytree, whose numbers are traced and whose function is not."""
+    return strong(jax.tree_util.Partial(grad) if jax.tree_util.all_leaves([grad]) else grad)
 
 
 def _together(gradient: Any) -> Any:

@@ -1,5 +1,6 @@
 """The whole road as a pure function: what it accepts, what it refuses before compiling, and what it must not change."""
 
+import dataclasses
 import functools
 import re
 
@@ -202,14 +203,54 @@ def test_grad_is_a_drop_in_for_value_and_grad():
     def doubled(f, has_aux):
         plain = jax.value_and_grad(f, has_aux=has_aux)
 
-        def estimate(params):
-            value, gradient = plain(params)
+        def estimate(params, step):
+            value, gradient = plain(params, step)
             return value, jax.tree.map(lambda g: 2 * g, gradient)
 
         return estimate
 
     halved = run(grad=doubled, optimizer=optax.sgd(0.025))
     assert_trees_close(halved.params, run(optimizer=SGD).params)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NumberedSteps:
+    """An estimator whose gradient is the number of the step, times a number of its own."""
+
+    scale: float
+
+    def __call__(self, f, has_aux):
+        plain = jax.value_and_grad(f, has_aux=has_aux)
+
+        def estimate(params, step):
+            value, gradient = plain(params, step)
+            return value, jax.tree.map(lambda g: jnp.full_like(g, self.scale * step), gradient)
+
+        return estimate
+
+
+@pytest.mark.parametrize("form", ["solve", "compress", "compress, batches by function"])
+def test_an_estimator_is_told_the_number_of_the_step_through_the_whole_run(form):
+    verb = jc.solve if form == "solve" else functools.partial(jc.compress, progress=False)
+    batches = (lambda r: BATCHES) if "function" in form else BATCHES
+    solver = jc.ADMM({})
+    found = run(verb, batches=batches, solver=solver, grad=NumberedSteps(0.5), optimizer=optax.sgd(1.0))
+    np.testing.assert_allclose(PARAMS["b"] - found.params["b"], 0.5 * sum(range(4 * 2)), rtol=1e-6)
+
+
+def test_the_numbers_of_an_estimator_do_not_compile_anew():
+    traces = 0
+
+    def loss(params, batch):
+        nonlocal traces
+        traces += 1
+        return regression(params, batch)
+
+    run(loss=loss, grad=NumberedSteps(0.1))
+    first = traces
+    run(loss=loss, grad=NumberedSteps(0.2))
+    assert traces == first > 0
 
 
 def test_a_barrier_leaves_gradients_as_they_are():

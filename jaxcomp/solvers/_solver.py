@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxcomp._assign import Spec, project, tangent
-from jaxcomp._paths import leaves_by_path, replace
+from jaxcomp._assign import Spec, members, project, tangent
+from jaxcomp._paths import leaves_by_path, replace, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,9 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
         solver: with an objective that adds a function of the parameters to the mean of a scalar loss.
         period: steps a round.
 
-    The update takes ``value=loss`` (recorded for solvers that read it) and ignores any other extra argument.
+    The update takes ``value=loss`` (recorded for solvers that read it) and ``value_fn=params -> loss`` (for solvers
+    that compare points, as optax's line searches take it; at the first step of a round), and ignores any other extra
+    argument.
 
     >>> import jaxcomp as jc
     >>> params = {"w": jnp.array([3.0, 1.0])}
@@ -101,7 +103,7 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
         inner = solver.init(params) if leaves_by_path(params) else nothing
         return TransformationState(inner, jnp.zeros((), jnp.int32), nothing, nothing, nothing)
 
-    def update(updates, state, params=None, *, value=None, **extra):
+    def update(updates, state, params=None, *, value=None, value_fn=None, **extra):
         del extra
         if params is None:
             raise ValueError("as_transformation needs the parameters: call tx.update(updates, state, params)")
@@ -109,7 +111,7 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
         starts = state.taken % period == 0
         inner = lax.cond(
             starts & (state.taken > 0),
-            lambda s: solver.coordinate(s, Round(state.first, state.last, state.total / period), params),
+            lambda s: solver.coordinate(s, Round(state.first, state.last, state.total / period, value_fn), params),
             lambda s: s,
             state.solver,
         )
@@ -137,9 +139,34 @@ def retract(spec: Spec) -> optax.GradientTransformation:
     0.0
     """
 
+    return _on_updates("retract", lambda params, updates: tangent(spec, params, updates))
+
+
+def confine(spec: Spec) -> optax.GradientTransformation:
+    """Projected gradient descent: after every step the parameters are projected; put it *last* in the optax chain.
+
+    Unlike `retract` it lets the parameters move to any member of their sets; they need not be feasible before.
+
+    >>> import jaxcomp as jc
+    >>> params = {"w": jnp.array([3.0, 0.5])}
+    >>> tx = optax.chain(optax.sgd(1.0), jc.confine(jc.assign(params, {"w": jc.Box(0.0, 1.0)})))
+    >>> updates, _ = tx.update({"w": jnp.array([1.0, 1.0])}, tx.init(params), params)
+    >>> optax.apply_updates(params, updates)["w"].tolist()
+    [1.0, 0.0]
+    """
+
+    def move(params, updates):
+        target = leaves_by_path(project(spec, optax.apply_updates(params, updates)))
+        weights = select(params, members(spec))
+        return replace(updates, {path: target[path] - x for path, x in weights.items()})
+
+    return _on_updates("confine", move)
+
+
+def _on_updates(name: str, move: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("retract needs the parameters: call tx.update(updates, state, params)")
-        return tangent(spec, params, updates), state
+            raise ValueError(f"{name} needs the parameters: call tx.update(updates, state, params)")
+        return move(params, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -140,7 +140,27 @@ def test_a_period_below_one_step_is_an_error(period):
         jc.as_transformation(ADMM, period)
 
 
-@pytest.mark.parametrize("tx", [jc.as_transformation(ADMM, 1), jc.retract(SPEC)], ids=["as_transformation", "retract"])
+class Comparing(Recorder):
+    """A solver that asks for the loss of the parameters and of others."""
+
+    def coordinate(self, state, round, params):
+        return jnp.stack([round.loss(params), round.loss(PARAMS), round.mean])
+
+
+def test_a_loss_to_ask_reaches_the_solver():
+    tx = jc.as_transformation(Comparing(), period=2)
+    state = tx.init(PARAMS)
+    half = jax.tree.map(lambda x: x / 2, PARAMS)
+    for _ in range(3):
+        _, state = tx.update(PARAMS, state, half, value=1.0, value_fn=lambda p: jnp.sum(p["b"]))
+    np.testing.assert_allclose(state.solver, [2, 4, 1])
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [jc.as_transformation(ADMM, 1), jc.retract(SPEC), jc.confine(SPEC)],
+    ids=["as_transformation", "retract", "confine"],
+)
 def test_forgetting_the_parameters_is_an_error(tx):
     with pytest.raises(ValueError, match=r"needs the parameters: call tx.update\(updates, state, params\)"):
         tx.update(PARAMS, tx.init(PARAMS))
@@ -188,6 +208,22 @@ def test_retract_keeps_parameters_feasible_at_every_step(name):
     assert not jnp.array_equal(weights[-1], start["w"])
     if "one sign" not in name:  # which lets a weight stop at zero, and leave it
         np.testing.assert_array_equal(weights == 0, np.broadcast_to(start["w"] == 0, weights.shape))
+
+
+def test_confine_is_projected_gradient_descent():
+    """From outside the set, with steps that change the support; the leaves without a constraint move freely."""
+    spec, rate = {"w": jc.Sparse(0.25)}, 0.5
+    tx = optax.chain(optax.sgd(rate), jc.confine(spec))
+    params, reference = PARAMS, PARAMS
+    supports = []
+    for i in range(5):
+        gradient = jax.grad(regression)(params, jax.tree.map(lambda x, i=i: x[i], BATCHES))
+        params = optax.apply_updates(params, tx.update(gradient, tx.init(params), params)[0])
+        reference = jc.project(spec, jax.tree.map(lambda x, g: x - rate * g, reference, gradient))
+        supports.append(np.asarray(params["w"] != 0))
+        np.testing.assert_allclose(params["w"], reference["w"], atol=1e-6)
+        np.testing.assert_allclose(params["b"], reference["b"], atol=1e-6)
+    assert all(support.sum() == 6 for support in supports) and (supports[0] != supports[-1]).any()
 
 
 def test_masking_gradients_alone_would_not_do():
