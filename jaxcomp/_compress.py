@@ -95,6 +95,7 @@ def compress(
     params, solver, hold, model_state = (_solve.strong(x) for x in (params, solver, hold or {}, model_state))
     grad = _solve.estimator(grad)
     run = _start(params, solver, model_state, optimizer)
+    _solve.check_opponent(solver, run.carry.state, retrain)
     checkpoints = None
     if directory is not None:
         plan = {"rounds": rounds, "steps": steps, "retrain": retrain, "early_stop": early_stop}

@@ -15,6 +15,7 @@ from jaxcomp._assign import Spec, check_finite, check_leaf, gather, tangent
 from jaxcomp._batches import batch_at, num_batches
 from jaxcomp._paths import is_array, leaves_by_path
 from jaxcomp.solvers import Round, Solver
+from jaxcomp.solvers._solver import against
 
 
 @jax.tree_util.register_dataclass
@@ -75,8 +76,9 @@ def solve(
     Args:
         loss: ``loss(params, batch)`` returns the loss, a scalar (or one entry per risk, for solvers that weigh them),
             or ``(loss, aux)``. With `model_state` it is ``loss(params, batch, model_state)`` and must return
-            ``(loss, new model_state)``: batch norm's statistics and the like. Pass data in `batches`, never through
-            a closure: the compiler would fold it into the program as a constant.
+            ``(loss, new model_state)``: batch norm's statistics and the like. With a solver that brings an opponent
+            (`jaxcomp.Adversary`) the first argument is the pair ``(params, opponent)``. Pass data in `batches`, never
+            through a closure: the compiler would fold it into the program as a constant.
         params: pytree of floating-point arrays, trained already as a rule.
         batches: pytree of arrays whose leading axis counts batches, or `jaxcomp.shuffled`. Used in order, again from
             the start when they run out. Keys for dropout ride along as one more array.
@@ -153,10 +155,13 @@ def _solve(loss, params, batches, solver, hold, model_state, grad, *, optimizer,
         return carry, jnp.mean(round.mean)
 
     carry = Carry(params, solver.init(params), optimizer.init(params), model_state)
+    check_opponent(solver, carry.state, retrain)
     carry, history = lax.scan(one, carry, jnp.arange(rounds))
     state = carry.state
     landed = solver.land(state, carry.params)
-    carry, retrain_loss = lax.scan(again, restart(carry, landed, optimizer), rounds + jnp.arange(retrain))
+    carry, retrain_loss = restart(carry, landed, optimizer), jnp.zeros(0, jnp.float32)
+    if retrain:  # the loss alone, which has no opponent to take, is not even traced without
+        carry, retrain_loss = lax.scan(again, carry, rounds + jnp.arange(retrain))
     converged, diverged = verdict(solver, state)
     return Solution(carry.params, state, carry.model_state, history, retrain_loss, converged, diverged)
 
@@ -173,7 +178,8 @@ def run_round(loss, carry: Carry, batches, solver, hold: Spec, grad, batch, take
 
         def objective(params, step):
             del step
-            losses, aux = evaluate(loss, params, batch_at(batches, batch + i), model_state)
+            asked = params if state is None else against(params, solver.opponent(state))
+            losses, aux = evaluate(loss, asked, batch_at(batches, batch + i), model_state)
             whole = jnp.mean(losses) if state is None else solver.objective(state, losses, params)
             return whole, (losses, aux)
 
@@ -212,10 +218,19 @@ def _together(gradient: Any) -> Any:
 def coordinate(loss, solver, carry: Carry, round: Round, batch) -> Any:
     """The solver's next state; it may compare points on the given batch."""
 
-    def on_batch(params):
-        return evaluate(loss, params, batch, carry.model_state)[0]
+    def on_batch(params, opponent=solver.opponent(carry.state)):
+        return evaluate(loss, against(params, opponent), batch, carry.model_state)[0]
 
     return solver.coordinate(carry.state, dataclasses.replace(round, loss=on_batch), carry.params)
+
+
+def check_opponent(solver: Solver, state: Any, retrain: int) -> None:
+    """Refuse to retrain on a loss that takes an opponent: it would have none to take."""
+    if retrain and solver.opponent(state) is not None:
+        raise ValueError(
+            f"retrain must be 0 with {type(solver).__name__}, whose opponent plays in the rounds alone; found "
+            f"{retrain}: call solve or compress again, with hold=spec"
+        )
 
 
 def verdict(solver: Solver, state: Any) -> tuple[jax.Array, jax.Array]:

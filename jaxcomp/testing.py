@@ -13,6 +13,7 @@ from jax import lax
 from jaxcomp._assign import gather, violation
 from jaxcomp.constraints import Constraint, Joint
 from jaxcomp.solvers import Round, Solver
+from jaxcomp.solvers._solver import against
 
 _ROUNDING = 4  # what is forgiven, in epsilons of the dtype times the norm of the leaf
 _STRIDES = (0.1, 0.4, 1.0)  # of the first updates, which go from a projection towards the leaf
@@ -76,7 +77,7 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
     Args:
         solver: what to test.
         params: random weights that fit its spec, as from `jax.random.normal`.
-        loss: ``loss(params, batch)``, smooth.
+        loss: ``loss(params, batch)``, smooth; with the losses that the solver weighs, and the opponent that it brings.
         batch: what to call it with.
 
     Raises:
@@ -101,10 +102,16 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
         traces += 1
         state = first = solver.init(params)
         for _ in range(2):
-            objective, gradient = jax.value_and_grad(lambda p, s: solver.objective(s, loss(p, batch), p))(params, state)
+
+            def losses(params, opponent=solver.opponent(state)):
+                return jnp.asarray(loss(against(params, opponent), batch), jnp.float32)
+
+            objective, gradient = jax.value_and_grad(lambda p, s, f: solver.objective(s, f(p), p))(
+                params, state, losses
+            )
             params = jax.tree.map(lambda x, g: x - (0.1 * g).astype(x.dtype), params, gradient)
-            now = jnp.asarray(loss(params, batch), jnp.float32)
-            state = solver.coordinate(state, Round(now, now, now, lambda p: loss(p, batch)), params)
+            now = losses(params)
+            state = solver.coordinate(state, Round(now, now, now, losses), params)
         landed, said = solver.land(state, params), solver.monitor(state)
         require(kind(state) == kind(first), "coordinate changes the structure, a shape or a dtype of the state")
         require(kind(objective) == kind(jnp.float32(0)), f"objective is {objective.dtype}, expected a float32 scalar")

@@ -19,14 +19,28 @@ class Round:
 
     Attributes:
         first, last, mean: losses of the first and last step and the mean of all; scalars, or one entry per risk.
-        loss: ``params -> losses`` on a fixed batch of this round, for tests that compare two points on the same
-            data; ``None`` where the caller cannot give one.
+        loss: ``params -> losses`` on a fixed batch of this round, for solvers that compare points on the same data;
+            ``None`` where the caller cannot give one. Where the loss has an opponent, it is the one of the round, or
+            another that is given: ``loss(params, opponent)``.
     """
 
     first: jax.Array
     last: jax.Array
     mean: jax.Array
-    loss: Callable[[Any], jax.Array] | None = None
+    loss: Callable[..., jax.Array] | None = None
+
+    def ask(self, params: Any, *opponent: Any) -> jax.Array:
+        """The losses at a point, in float32.
+
+        Raises:
+            ValueError: there is no loss to ask.
+        """
+        if self.loss is None:
+            raise ValueError(
+                "this solver asks for the loss and was given none: call the update of as_transformation with "
+                "value_fn=params -> losses on a batch"
+            )
+        return jnp.asarray(self.loss(params, *opponent), jnp.float32)
 
 
 class Solver:
@@ -37,9 +51,14 @@ class Solver:
 
     Attributes:
         spec: the constraints that `land` and retraining keep; ``{}`` if there are none.
+        additive: whether the objective is the mean loss plus a function of the parameters, so that its gradient may be
+            added to one of the loss.
+        risks: how many losses it weighs; ``None`` for a solver that takes their mean.
     """
 
     spec: Spec
+    additive: bool = True
+    risks: int | None = None
 
     def init(self, params: Any) -> Any:
         """The state before the first step."""
@@ -53,6 +72,10 @@ class Solver:
         """The state after a round: projections, dual steps, weights, simplex ascent."""
         raise NotImplementedError(f"{type(self).__name__} must define coordinate(state, round, params)")
 
+    def opponent(self, state: Any) -> Any:
+        """What the loss takes beside the parameters, as ``loss((params, opponent), batch)``; ``None`` for nothing."""
+        return None
+
     def land(self, state: Any, params: Any) -> Any:
         """Feasible parameters, from those the last round ended with; by default their projection."""
         return project(self.spec, params)
@@ -62,12 +85,17 @@ class Solver:
         return {}
 
 
+def against(params: Any, opponent: Any) -> Any:
+    """What the loss is asked about: the parameters, with the opponent if there is one."""
+    return params if opponent is None else (params, opponent)
+
+
 class TransformationState(NamedTuple):
     """State of `as_transformation`."""
 
     solver: Any  # the solver's own state
     taken: jax.Array  # steps so far, shape=(), dtype=int32
-    first: jax.Array  # losses of the round so far, shape=(), dtype=float32; NaN where `value` was not passed
+    first: jax.Array  # losses of the round so far, shape=() or (risks,), float32; NaN where they are not known
     last: jax.Array
     total: jax.Array
 
@@ -79,13 +107,21 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
     the gradient of the step that follows: the iterates are those of `jaxcomp.solve` with ``steps=period``. Landing is
     the caller's: ``solver.land(state, params)`` once, then train on with `retract`.
 
+    Solvers that are not ``additive`` (`jaxcomp.MinMax`, `jaxcomp.Adversary` and what is combined with them) need more
+    than a gradient of the loss: theirs is taken of ``value_fn`` and replaces the one that is passed.
+
     Args:
-        solver: with an objective that adds a function of the parameters to the mean of a scalar loss.
+        solver: as `jaxcomp.ADMM`.
         period: steps a round.
 
     The update takes ``value=loss`` (recorded for solvers that read it) and ``value_fn=params -> loss`` (for solvers
-    that compare points, as optax's line searches take it; at the first step of a round), and ignores any other extra
-    argument.
+    that ask for the loss, as optax's line searches take it), and ignores any other extra argument. A solver that
+    compares points does so at the first step of a round, on that step's batch, where `solve` takes the first batch of
+    the round before: the iterates are equal if the batches are. With `jaxcomp.Adversary` its argument is a pair,
+    ``(params, opponent)``.
+
+    Raises:
+        ValueError: from the update: the parameters are missing, or a ``value_fn`` that the solver needs.
 
     >>> import jaxcomp as jc
     >>> params = {"w": jnp.array([3.0, 1.0])}
@@ -97,7 +133,7 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
         raise ValueError(f"period must be a whole number of steps, at least 1, found {period}")
 
     def init(params):
-        nothing = jnp.full((), jnp.nan, jnp.float32)
+        nothing = jnp.full(() if solver.risks is None else solver.risks, jnp.nan, jnp.float32)
         # optax.tree.map_params finds parameters in a state by init on a childless placeholder; ours are keyed by path,
         # so that one leaf in its place makes the solver's state one of its non-parameters.
         inner = solver.init(params) if leaves_by_path(params) else nothing
@@ -107,23 +143,51 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
         del extra
         if params is None:
             raise ValueError("as_transformation needs the parameters: call tx.update(updates, state, params)")
-        value = jnp.asarray(jnp.nan if value is None else value, jnp.float32)
+        if value_fn is None and not solver.additive:
+            raise ValueError(
+                f"as_transformation({type(solver).__name__}) takes the gradient of its objective itself: call "
+                "tx.update(updates, state, params, value_fn=params -> losses)"
+            )
         starts = state.taken % period == 0
         inner = lax.cond(
             starts & (state.taken > 0),
-            lambda s: solver.coordinate(s, Round(state.first, state.last, state.total / period, value_fn), params),
+            lambda s: solver.coordinate(s, _so_far(state, period, solver.opponent(s), value_fn), params),
             lambda s: s,
             state.solver,
         )
-        penalty = jax.grad(lambda p: solver.objective(inner, jnp.zeros(()), p))(params)
-        # By path: nnx hands its optimisers a State at init and plain arrays at update.
-        penalty, gradients = leaves_by_path(penalty), leaves_by_path(updates)
-        added = replace(updates, {path: g + penalty[path].astype(g.dtype) for path, g in gradients.items()})
+        if solver.additive:
+            value = jnp.asarray(jnp.nan if value is None else value, jnp.float32)
+            penalty = leaves_by_path(jax.grad(lambda p: solver.objective(inner, jnp.zeros(()), p))(params))
+            moved = {path: g + penalty[path].astype(g.dtype) for path, g in leaves_by_path(updates).items()}
+        else:
+            value, gradient = _steered(solver, inner, value_fn, params)
+            moved = {path: gradient[path].astype(g.dtype) for path, g in leaves_by_path(updates).items()}
         first = jnp.where(starts, value, state.first)
         total = value + jnp.where(starts, 0, state.total)
-        return added, TransformationState(inner, state.taken + 1, first, value, total)
+        # By path: nnx hands its optimisers a State at init and plain arrays at update.
+        return replace(updates, moved), TransformationState(inner, state.taken + 1, first, value, total)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _so_far(state: TransformationState, period: int, opponent: Any, value_fn: Callable | None) -> Round:
+    """The round that has just ended."""
+    ended = Round(state.first, state.last, state.total / period)
+    if value_fn is None:
+        return ended
+    return dataclasses.replace(ended, loss=lambda params, opponent=opponent: value_fn(against(params, opponent)))
+
+
+def _steered(solver: Solver, state: Any, value_fn: Callable, params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The losses, and the gradient of the whole objective by path."""
+    opponent = solver.opponent(state)
+
+    def objective(params):
+        losses = jnp.asarray(value_fn(against(params, opponent)), jnp.float32)
+        return solver.objective(state, losses, params), losses
+
+    gradient, losses = jax.grad(objective, has_aux=True)(params)
+    return losses if solver.risks else jnp.mean(losses), leaves_by_path(gradient)
 
 
 def retract(spec: Spec) -> optax.GradientTransformation:
