@@ -12,10 +12,10 @@ demo: $(VENV)/experiments.stamp  ## install, and compress a small network on a s
 	$(RUN) experiments run progressive-admm --data digits --quick
 
 test: $(VENV)/dev.stamp  ## the tests, less the slow ones
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/dev.stamp  ## the slow tests alone
-	$(RUN) pytest -m slow
+	$(RUN) pytest -n 2 --dist loadfile -m slow
 
 lint: $(VENV)/dev.stamp  ## ruff and mypy
 	$(RUN) ruff check
