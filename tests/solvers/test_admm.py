@@ -12,7 +12,7 @@ import jaxcomp as jc
 from jaxcomp.constraints import Coupled, Together
 from tests.problems import quadratic, quadratic_batches, regression, regression_problem
 
-SGD, FAST_SGD, ADAM = optax.sgd(0.05), optax.sgd(0.2), optax.adam(3e-2)
+SGD, FAST_SGD, ADAM, FAST_ADAM = optax.sgd(0.05), optax.sgd(0.2), optax.adam(3e-2), optax.adam(0.1)
 OI = jc.Layout("oi")
 
 
@@ -134,6 +134,18 @@ def test_multipliers_stay_when_rho_changes(case, numbers):
 def test_rho_grows_to_its_maximum_and_never_falls_to_it(rho, rho_max, expected):
     w, z, u, _ = LOPSIDED["within 10 x"]
     assert masked_state(w, z, u, rho=rho, growth=3.0, rho_max=rho_max).rho == expected
+
+
+@pytest.mark.parametrize("rho", [1e-2, 1e2])
+def test_balance_brings_a_run_with_a_rho_far_off_to_the_optimum(rho):
+    """Too small a rho leaves the weights where they are; too large a one ties them where they were first tied."""
+    a, h = np.array([1.0, 2.0, 6.0]), np.array([1.0, 2.0, 0.5])
+    options = dict(rho=rho, rounds=40, steps=50, tolerance=1e-3, optimizer=FAST_ADAM)
+    fixed, balanced = (run(a, jc.Tied(jc.whole()), h, balance=balance, **options) for balance in (1.0, 2.0))
+    best = (h * a).sum() / h.sum()
+    assert not fixed.converged and abs(fixed.state.z["w"][0] - best) > 0.1
+    assert balanced.converged and abs(balanced.state.z["w"][0] - best) < 0.01
+    assert 0.1 < balanced.state.rho < 10
 
 
 def test_rho_grows_once_a_round():
