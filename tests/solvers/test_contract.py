@@ -12,7 +12,7 @@ from tests.problems import regression, regression_problem
 
 PARAMS, BATCHES = regression_problem()
 BATCH = jax.tree.map(lambda x: x[0], BATCHES)
-SPEC = {"w": jc.Sparse(0.5)}
+SPEC, DENSE = {"w": jc.Sparse(0.5)}, {"w": jc.Sparse(1.0)}
 
 SOLVERS = {
     "ADMM": jc.ADMM(SPEC, rho=0.1),
@@ -20,6 +20,19 @@ SOLVERS = {
     "ADMM on a chain": jc.ADMM({"w": jc.Chain(jc.Sparse(0.5), jc.Quantized(jc.Binary()))}, rho=0.1),
     "ADMM on two leaves": jc.ADMM({"w": jc.Tied(jc.diagonals(2)), "b": jc.Polarized(jc.whole())}, rho=0.1),
     "ADMM on nothing": jc.ADMM({}),
+    "SLR": jc.SLR(SPEC, rho=0.1, s0=0.1),
+    "SLR, all numbers at work": jc.SLR(
+        SPEC, rho=0.1, s0=0.1, M=5.0, r=0.5, growth=1.5, rho_max=1.0, tolerance=0.1, compare="rounds"
+    ),
+    "SLR on a chain": jc.SLR({"w": jc.Chain(jc.Sparse(0.5), jc.Quantized(jc.Binary()))}, rho=0.1, s0=0.1),
+    "SLR on two leaves": jc.SLR({"w": jc.Tied(jc.diagonals(2)), "b": jc.Polarized(jc.whole())}, rho=0.1, s0=0.1),
+    "SLR on nothing": jc.SLR({}),
+    "Lagrangian": jc.Lagrangian(lambda p: jnp.mean(p["w"] ** 2), 0.3, 0.5, SPEC, penalty=0.1),
+    "Progressive ADMM": jc.Progressive(jc.ADMM(DENSE, rho=0.1), jc.ADMM(SPEC, rho=0.1, growth=1.5), rounds=1),
+    "Progressive bits": jc.Progressive(
+        *(jc.ADMM({"w": jc.Quantized(jc.Uniform(bits))}, rho=0.1) for bits in (8, 4)), rounds=2, curve="linear"
+    ),
+    "Progressive SLR": jc.Progressive(jc.SLR(DENSE), jc.SLR(SPEC), rounds=2, curve="geometric"),
 }
 
 

@@ -1,0 +1,316 @@
+"""Surrogate Lagrangian relaxation beside ADMM, dynamic regularisation and magnitude pruning, at four rates.
+
+Gurevin et al., Enabling Retrain-free Deep Neural Network Pruning using Surrogate Lagrangian Relaxation, IJCAI 2021
+(arXiv 2012.10079). Its claim: pruned hard, networks trained by SLR are more accurate than those trained by ADMM, the
+more so the higher the rate, so that little or no retraining is needed. The paper has ResNets and detectors; this is
+LeNet-300-100, whose last layer stays dense, as in the authors' setting, and counts as kept.
+
+One network is trained. Then, from it and at each rate, every method trains for as many rounds on the same batches
+with the same optimiser and sets, is pruned hard and retrained for a few rounds. The numbers of every method are chosen
+among as many trials, by validation accuracy straight after hard pruning at the highest rate, on a network that is not
+used again. One-shot magnitude pruning has no numbers: training goes on without constraint and ends in the same
+projection. SLR and ADMM run twice: with a constant rho, as in the paper, and with one that grows after every round.
+"""
+
+import functools
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import rich.box
+from rich.table import Table
+
+import jaxcomp as jc
+from experiments import _plots
+from experiments._classifier import Classifier, gradual_magnitude
+from experiments._models import LeNet300
+from experiments._registry import Context, experiment
+
+_TUNING = 1000  # the seed of the network that numbers are chosen on
+_ONE_SHOT, _GRADUAL, _DYNAMIC = "one-shot magnitude", "gradual magnitude", "dynamic"
+_ADMM, _SLR = "ADMM, growing rho", "SLR, growing rho"
+_ADMM_CONSTANT, _SLR_CONSTANT = "ADMM, constant rho", "SLR, constant rho"
+_PAIRS = {_ADMM: _SLR, _ADMM_CONSTANT: _SLR_CONSTANT}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Rounds are of `steps` optimiser steps each, 0 standing for one epoch; `rates` are weights before by weights kept.
+
+    The trials of a method are all combinations of its values; a value of SLR's s0 is in units of rho. Gradual pruning
+    moves its masks every so many steps, in this share of the rounds.
+    """
+
+    batch_size: int = 64
+    steps: int = 215  # a quarter of an epoch of MNIST
+    learning_rate: float = 1e-3
+    pretrain: int = 12
+    rounds: int = 20
+    retrain: int = 4
+    rates: tuple[float, ...] = (10.0, 20.0, 50.0, 100.0)
+    gradual_every: tuple[int, ...] = (20, 100)
+    gradual_share: tuple[float, ...] = (0.5, 0.75, 1.0)
+    dynamic_strength: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+    admm_constant_rho: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    slr_constant_rho: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
+    slr_constant_s0: tuple[float, ...] = (1.0, 3.0)
+    admm_rho: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    admm_growth: tuple[float, ...] = (1.2, 1.4)
+    slr_rho: tuple[float, ...] = (1e-3, 3e-3)
+    slr_s0: tuple[float, ...] = (0.3, 1.0, 3.0)
+    slr_growth: tuple[float, ...] = (1.2,)
+
+    @classmethod
+    def quick(cls) -> "Config":
+        """For half a minute on a small data set, most of it compilation."""
+        return cls(
+            steps=20,
+            pretrain=8,
+            rounds=8,
+            retrain=2,
+            rates=(10.0, 50.0),
+            gradual_every=(20,),
+            gradual_share=(0.75,),
+            dynamic_strength=(1e-4,),
+            admm_constant_rho=(1e-2,),
+            slr_constant_rho=(1e-2,),
+            slr_constant_s0=(1.0,),
+            admm_rho=(1e-2,),
+            admm_growth=(1.5,),
+            slr_rho=(1e-2,),
+            slr_s0=(1.0,),
+            slr_growth=(1.5,),
+        )
+
+
+@experiment(
+    "slr",
+    paper="arXiv 2012.10079",
+    summary="LeNet-300-100 pruned by SLR, beside ADMM, dynamic regularisation and magnitude",
+    data="mnist",
+)
+def run(config: Config, context: Context) -> dict[str, Any]:
+    task = Classifier(
+        LeNet300(context.data.num_classes),
+        context.data,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        folder=context.folder,
+        console=context.console,
+    )
+    comparison = _Comparison(task, config)
+    tried = comparison.tried(max(config.rates))
+    chosen = {method: max(trials, key=lambda trial: trial["validation"]) for method, trials in tried.items()}
+    for method, best in chosen.items():
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in best.items())
+        context.console.print(f"best of {len(tried[method])}: {method}: {shown}", highlight=False)
+    found = {rate: comparison.measured(rate, chosen, context.seeds) for rate in config.rates}
+    dense = [task.accuracy(comparison.dense(seed), context.data.test) for seed in context.seeds]
+    claims = _claims(found)
+    for line in claims:
+        context.console.print(line, highlight=False, soft_wrap=True)
+    context.console.print(_table(context, found, dense))
+    _draw(context, found, dense)
+    return {"claims": claims, "dense": dense, "found": found, "tried": tried}
+
+
+class _Comparison:
+    """Every method of the comparison, from one trained network a seed."""
+
+    def __init__(self, task: Classifier, config: Config):
+        self.task, self.config = task, config
+        self._decaying = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.retrain * task.steps))
+        self._template = task.init(0)
+        self.trained, self.dense = functools.cache(self._trained), functools.cache(self._dense)
+
+    def tried(self, rate: float) -> dict[str, list[dict[str, float]]]:
+        """For each method its trials, with their validation accuracy straight after hard pruning."""
+        tried: dict[str, list[dict[str, float]]] = {}
+        for method, trials in self._trials().items():
+            tried[method] = []
+            for numbers in trials:
+                params = self._prune(method, rate, numbers, (_TUNING,))[0].params
+                score = self.task.accuracy(params, self.task.data.validation)
+                tried[method].append(numbers | {"validation": score})
+        return tried
+
+    def measured(self, rate: float, chosen: dict[str, dict], seeds: tuple[int, ...]) -> dict[str, list[dict]]:
+        """Test accuracies of every method, a seed an entry."""
+        spec = self._spec(rate)
+        one_shot = [jc.project(spec, self.dense(seed)) for seed in seeds]
+        found = {_ONE_SHOT: [self._measured(x, {}, spec, seed) for x, seed in zip(one_shot, seeds, strict=True)]}
+        for method, best in chosen.items():
+            numbers = {name: value for name, value in best.items() if name != "validation"}
+            solutions = self._prune(method, rate, numbers, seeds)
+            found[method] = [
+                self._measured(solution.params, solution.history, spec, seed)
+                for solution, seed in zip(solutions, seeds, strict=True)
+            ]
+        return found
+
+    def _trials(self) -> dict[str, list[dict[str, float]]]:
+        c = self.config
+        return {
+            _GRADUAL: [{"every": e, "share": s} for e, s in itertools.product(c.gradual_every, c.gradual_share)],
+            _DYNAMIC: [{"strength": strength} for strength in c.dynamic_strength],
+            _ADMM_CONSTANT: [{"rho": rho} for rho in c.admm_constant_rho],
+            _SLR_CONSTANT: [
+                {"rho": rho, "s0": s * rho} for rho, s in itertools.product(c.slr_constant_rho, c.slr_constant_s0)
+            ],
+            _ADMM: [{"rho": rho, "growth": g} for rho, g in itertools.product(c.admm_rho, c.admm_growth)],
+            _SLR: [
+                {"rho": rho, "s0": s * rho, "growth": g}
+                for rho, s, g in itertools.product(c.slr_rho, c.slr_s0, c.slr_growth)
+            ],
+        }
+
+    def _prune(self, method: str, rate: float, numbers: dict[str, Any], seeds: tuple[int, ...]) -> list[jc.Solution]:
+        """The method run to its end, hard pruning, from the trained network of every seed."""
+        spec, optimizer = self._spec(rate), self.task.constant
+        solver: jc.Solver = jc.ADMM({})
+        if method == _GRADUAL:
+            optimizer = self._gradual(spec, **numbers)
+        elif method == _DYNAMIC:
+            solver = jc.DynamicRegularization(spec, **numbers)
+        elif method in _PAIRS:
+            solver = jc.ADMM(spec, **numbers)
+        else:
+            solver = jc.SLR(spec, **numbers)
+        return [self._solve(self.trained(seed), solver, seed, self.config.rounds, optimizer) for seed in seeds]
+
+    def _trained(self, seed: int) -> Any:
+        """The network that all methods start from."""
+        return self._solve(self.task.init(seed), jc.ADMM({}), seed, self.config.pretrain).params
+
+    def _dense(self, seed: int) -> Any:
+        """The same, trained on for as many rounds as the methods have."""
+        return self._solve(self.trained(seed), jc.ADMM({}), seed, self.config.rounds).params
+
+    def _gradual(self, spec: jc.Spec, every: int, share: float) -> optax.GradientTransformation:
+        steps = int(share * self.config.rounds * self.task.steps) // every * every
+        return optax.chain(self.task.constant, gradual_magnitude(spec, steps, every))
+
+    def _spec(self, rate: float) -> jc.Spec:
+        """The first two layers pruned alike, so that with the last one a weight in `rate` is kept."""
+        sizes = [layer["kernel"].size for _, layer in sorted(self._template.items())]
+        density = (sum(sizes) / rate - sizes[-1]) / sum(sizes[:-1])
+        return jc.assign(self._template, {r"fc[12]/kernel": jc.Sparse(density)})
+
+    def _solve(self, params, solver, seed, rounds, optimizer=None) -> jc.Solution:
+        return jc.solve(
+            self.task.loss,
+            params,
+            self.task.batches(seed, rounds),
+            solver,
+            optimizer=optimizer or self.task.constant,
+            rounds=rounds,
+            steps=self.task.steps,
+        )
+
+    def _measured(self, params: Any, history: dict[str, jax.Array], spec: jc.Spec, seed: int) -> dict[str, Any]:
+        """What hard pruning left, and a few rounds of masked retraining at a decaying rate after it."""
+        retrained = jc.solve(
+            self.task.loss,
+            params,
+            self.task.batches(seed + 2000, self.config.retrain),
+            jc.ADMM(spec),
+            optimizer=self._decaying,
+            rounds=0,
+            steps=self.task.steps,
+            retrain=self.config.retrain,
+        ).params
+        kernels = [layer["kernel"] for layer in retrained.values()]
+        return {
+            "landed": self.task.accuracy(params, self.task.data.test),
+            "accuracy": self.task.accuracy(retrained, self.task.data.test),
+            "ratio": sum(x.size for x in kernels) / sum(int(np.count_nonzero(x)) for x in kernels),
+            "primal": history.get("primal"),
+        }
+
+
+def _claims(found: dict[float, dict[str, list[dict]]]) -> list[str]:
+    """What the run says of the paper's claim, straight after hard pruning."""
+    first, last = min(found), max(found)
+    lines = []
+    for admm, ours in _PAIRS.items():
+        low, high = (_ahead(found[rate], admm, "landed") for rate in (first, last))
+        lines.append(f"{_verdict(high)}: {ours}, is ahead of ADMM at {last:g}x ({_points(high)} points).")
+        if last > first:
+            lead = f"{ours}: its lead over ADMM grows from {first:g}x to {last:g}x"
+            lines.append(f"{_verdict(high - low)}: {lead} ({_points(high - low)} points).")
+    means = {method: np.mean([outcome["landed"] for outcome in each]) for method, each in found[last].items()}
+    best = max((method for method in means if not method.startswith("SLR")), key=means.__getitem__)
+    over = _ahead(found[last], best, "landed")
+    lines.append(f"{_verdict(over)}: SLR is ahead of the best other at {last:g}x, {best} ({_points(over)} points).")
+    return lines
+
+
+def _verdict(differences: np.ndarray) -> str:
+    mean, error = differences.mean(), _error(differences)
+    if error is None:
+        return "One seed tells nothing"
+    return "Reproduced" if mean > 2 * error else "Undecided" if mean > error else "Not reproduced"
+
+
+def _ahead(outcomes: dict[str, list[dict]], method: str, key: str) -> np.ndarray:
+    """By how much SLR is better, paired by seed: the same trained network and the same batches on both sides."""
+    ours, others = ([outcome[key] for outcome in outcomes[name]] for name in (_PAIRS.get(method, _SLR), method))
+    return np.subtract(ours, others)
+
+
+def _points(values: np.ndarray) -> str:
+    """Mean and standard error, in points."""
+    error = _error(values)
+    return f"{100 * values.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+
+
+def _error(values: Any) -> float | None:
+    """Standard error of the mean; None for a single value, which tells nothing of it."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _table(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> Table:
+    seeds, n = len(context.seeds), len(context.data.test)
+    table = Table(
+        title=f"LeNet-300-100 on {context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}",
+        caption=f"Trained on without pruning: {_percent(dense)} %. No figure of the paper is for this network.",
+        box=rich.box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("method", no_wrap=True)
+    for column in ("just\npruned %", "SLR\nahead by", "retrained %", "SLR\nahead by"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rate, outcomes in found.items():
+        table.add_row(f"[bold]{rate:g}x[/]")
+        for method, each in outcomes.items():
+            cells = [method]
+            for key in ("landed", "accuracy"):
+                ahead = "" if method in _PAIRS.values() else _points(_ahead(outcomes, method, key))
+                cells += [_percent([outcome[key] for outcome in each]), ahead]
+            table.add_row(*cells, end_section=method == _SLR)
+    return table
+
+
+def _percent(values: list[float]) -> str:
+    error = _error(values)
+    return f"{100 * np.mean(values):.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+
+
+def _draw(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> None:
+    for key, name in (("landed", "accuracy_before_retraining"), ("accuracy", "accuracy")):
+        curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for outcomes in found.values():
+            for method in outcomes.keys() - {_ONE_SHOT}:  # so far below that the others would be one line
+                values = [outcome[key] for outcome in outcomes[method]]
+                curves[method].append((outcomes[method][0]["ratio"], float(np.mean(values)), _error(values) or 0.0))
+        shown = {method: curves[method] for method in sorted(curves)}
+        _plots.accuracy_against_compression(context.folder / f"{name}.png", shown, dense=float(np.mean(dense)))
+    hardest = found[max(found)]
+    residuals = {method: hardest[method][0]["primal"] for method in (*_PAIRS, *_PAIRS.values())}
+    _plots.residuals(context.folder / "residuals.png", residuals)
