@@ -2,6 +2,7 @@
 
 from jaxcomp.constraints import circulant as circulant
 from jaxcomp.constraints._affine import Affine as Affine
+from jaxcomp.constraints._boxed_ball import BoxedBall as BoxedBall
 from jaxcomp.constraints._budget import Budget as Budget
 from jaxcomp.constraints._codebook import Codebook as Codebook
 from jaxcomp.constraints._compacted import Compacted as Compacted
