@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments._registry import Context
+from experiments._statistics import standard_error
 
 _PAPER = (
     "Of the paper, at 0.1 % and 4 / 8 workers, ResNet-110 on CIFAR-10: momentum descent 93.75 / 92.92, gradient "
@@ -41,7 +42,7 @@ class Row:
         return float(self.values(key).mean())
 
     def error(self, key: str) -> float | None:
-        return _error(self.values(key))
+        return standard_error(self.values(key))
 
     def to_dict(self) -> dict[str, Any]:
         found = {
@@ -49,11 +50,6 @@ class Row:
             for key in self.outcomes[0]
         }
         return {"scheme": self.name, "density": self.density, "rate": self.rate, "tried": self.tried} | found
-
-
-def _error(values: np.ndarray) -> float | None:
-    """Standard error of the mean; None for a single value, which tells nothing of it."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 _CLAIMS = (
@@ -83,7 +79,7 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 def verdict(points: np.ndarray, claim: str) -> str:
     """What differences in points, a seed each, say of the claim that the first is "better" or "no worse"."""
-    error = _error(points)
+    error = standard_error(points)
     if error is None:
         return f"{points.mean():+.2f} points (one seed: no verdict)"
     if points.mean() < -2 * error:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments._plots import _COLOURS, _GREY, _MARKERS, _figure, _save
+from experiments._statistics import standard_error
 
 
 class Point(NamedTuple):
@@ -48,8 +49,8 @@ def frontier(
             axes.errorbar(
                 across,
                 up,
-                _error(point.y),
-                _error(point.x),
+                standard_error(point.y) or 0.0,
+                standard_error(point.x) or 0.0,
                 color=colour,
                 marker=marker,
                 markersize=7,
@@ -61,8 +62,3 @@ def frontier(
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.legend(frameon=False, fontsize=8, title="filled: chosen", title_fontsize=8)
     _save(figure, path)
-
-
-def _error(values: Sequence[float]) -> float:
-    """Standard error of the mean, 0 for a single value."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

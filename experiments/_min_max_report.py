@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments import _plots
 from experiments._registry import Context
+from experiments._statistics import standard_error
 
 _STRATEGIES = ("average", "min-max")
 _PAPER = (
@@ -34,7 +35,7 @@ def write(context: Context, outcomes: Sequence[dict[str, Any]], chance: float) -
     for table in _tables(context, each):
         context.console.print(table)
     _draw(context, each)
-    mean, error = _fold(np.mean, each), _fold(_error, each)
+    mean, error = _fold(np.mean, each), _fold(standard_error, each)
     return {"verdicts": verdicts, "mean": mean, "error": error, "seeds": list(outcomes)}
 
 
@@ -45,14 +46,9 @@ def _fold(function: Callable[..., Any], *trees: Any) -> Any:
     return {key: _fold(function, *(tree[key] for tree in trees)) for key in trees[0]}
 
 
-def _error(values: np.ndarray) -> float | None:
-    """Standard error of the mean; None for a single value, which tells nothing of it."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-
-
 def _shown(values: np.ndarray) -> str:
     """In percent."""
-    error = _error(values)
+    error = standard_error(values)
     return f"{100 * values.mean():.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
 
 
@@ -62,7 +58,7 @@ def _gain(found: dict[str, Any]) -> np.ndarray:
 
 def _judged(claim: str, difference: np.ndarray) -> str:
     """A claim that a difference is positive, seed by seed."""
-    error = _error(difference)
+    error = standard_error(difference)
     if error is None:
         return f"{claim}: {100 * difference.mean():+.1f} points (one seed)"
     mean = difference.mean()
@@ -189,7 +185,7 @@ def _all(found: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _heights(values: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
     """Means and standard errors, in percent."""
-    return [100 * value.mean() for value in values], [100 * (_error(value) or 0.0) for value in values]
+    return [100 * value.mean() for value in values], [100 * (standard_error(value) or 0.0) for value in values]
 
 
 def _bars(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> None:

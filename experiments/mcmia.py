@@ -25,6 +25,7 @@ from experiments import _membership
 from experiments._defences import Config, Defences
 from experiments._frontier import Point, frontier
 from experiments._registry import Context, experiment
+from experiments._statistics import standard_error
 
 _PAPER = (
     "Of the paper: attack accuracy up to 13.6 % below the baseline's and up to 10 % below that of the min-max game by "
@@ -142,17 +143,12 @@ def _compared(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
 
 def _surely_below(values: list[float]) -> bool:
     """Whether their mean is below zero by more than so many standard errors."""
-    return float(np.mean(values)) < -_SURE * (_error(values) or 0.0)
+    return float(np.mean(values)) < -_SURE * (standard_error(values) or 0.0)
 
 
 def _signed(values: list[float]) -> str:
-    error = _error(values)
+    error = standard_error(values)
     return f"{np.mean(values):+.1f}" + ("" if error is None else f" ± {error:.1f}")
-
-
-def _error(values: list[float]) -> float | None:
-    """Standard error of the mean; None for a single value, which tells nothing of it."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _table(context: Context, found: Outcomes, chosen: dict[str, str], epsilon: dict[str, float], members: int) -> Table:
@@ -187,7 +183,7 @@ def _name(method: str, setting: str) -> str:
 
 
 def _percent(values: list[float], spread: bool = True) -> str:
-    error = _error([100 * value for value in values])
+    error = standard_error([100 * value for value in values])
     return f"{100 * np.mean(values):.1f}" + (f" ± {error:.1f}" if spread and error is not None else "")
 
 

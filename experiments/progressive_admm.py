@@ -23,6 +23,7 @@ from experiments import _plots
 from experiments._classifier import Classifier, gradual_magnitude
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
+from experiments._statistics import standard_error
 
 _LAYERS = ("conv1", "conv2", "fc1", "fc2")
 _PAPER = (
@@ -176,14 +177,9 @@ def _summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]
         means = {key: float(np.mean(values)) for key, values in each.items()}
         fixed = {key: outcomes[0][key] for key in ("kept", "ratio")}
         diverged = any(o["diverged"] for o in outcomes)
-        error = _error(each["accuracy"])
+        error = standard_error(each["accuracy"])
         summary[name] = fixed | means | {"error": error, "accuracies": each["accuracy"], "diverged": diverged}
     return summary
-
-
-def _error(values: list[float]) -> float | None:
-    """Standard error of the mean; None for a single value, which tells nothing of it."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _table(context: Context, summary: dict[str, dict[str, Any]]) -> Table:
@@ -229,7 +225,7 @@ def _verdicts(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def _compared(difference: np.ndarray) -> str:
     """Paired by seed: the same trained network and the same batches on both sides."""
-    mean, error = 100 * difference.mean(), _error(list(100 * difference))
+    mean, error = 100 * difference.mean(), standard_error(list(100 * difference))
     if error is None:
         return f"{mean:+.2f} points (one seed)"
     verdict = "better" if mean > error else "worse" if mean < -error else "no difference beyond a standard error"
@@ -245,7 +241,7 @@ def _draw(context: Context, found: dict[str, list[dict[str, Any]]]) -> None:
             if key == "landed" and name.split(" ")[1] == "gradual":
                 continue  # its last pruning step is a small one: "straight after" means something else
             values = [o[key] for o in outcomes]
-            curves[label].append((outcomes[0]["ratio"], float(np.mean(values)), _error(values) or 0.0))
+            curves[label].append((outcomes[0]["ratio"], float(np.mean(values)), standard_error(values) or 0.0))
     dense = float(np.mean([o["accuracy"] for o in found["dense"]]))
     retrained = {name: points for name, points in curves.items() if "straight" not in name}
     straight = {name: points for name, points in curves.items() if "straight" in name}

@@ -29,6 +29,7 @@ from experiments import _plots
 from experiments._classifier import Classifier, gradual_magnitude
 from experiments._models import LeNet300
 from experiments._registry import Context, experiment
+from experiments._statistics import standard_error
 
 _TUNING = 1000  # the seed of the network that numbers are chosen on
 _ONE_SHOT, _GRADUAL, _DYNAMIC = "one-shot magnitude", "gradual magnitude", "dynamic"
@@ -251,7 +252,7 @@ def _claims(found: dict[float, dict[str, list[dict]]]) -> list[str]:
 
 
 def _verdict(differences: np.ndarray) -> str:
-    mean, error = differences.mean(), _error(differences)
+    mean, error = differences.mean(), standard_error(differences)
     if error is None:
         return "One seed tells nothing"
     return "Reproduced" if mean > 2 * error else "Undecided" if mean > error else "Not reproduced"
@@ -265,13 +266,8 @@ def _ahead(outcomes: dict[str, list[dict]], method: str, key: str) -> np.ndarray
 
 def _points(values: np.ndarray) -> str:
     """Mean and standard error, in points."""
-    error = _error(values)
+    error = standard_error(values)
     return f"{100 * values.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
-
-
-def _error(values: Any) -> float | None:
-    """Standard error of the mean; None for a single value, which tells nothing of it."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _table(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> Table:
@@ -298,7 +294,7 @@ def _table(context: Context, found: dict[float, dict[str, list[dict]]], dense: l
 
 
 def _percent(values: list[float]) -> str:
-    error = _error(values)
+    error = standard_error(values)
     return f"{100 * np.mean(values):.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
 
 
@@ -308,7 +304,9 @@ def _draw(context: Context, found: dict[float, dict[str, list[dict]]], dense: li
         for outcomes in found.values():
             for method in outcomes.keys() - {_ONE_SHOT}:  # so far below that the others would be one line
                 values = [outcome[key] for outcome in outcomes[method]]
-                curves[method].append((outcomes[method][0]["ratio"], float(np.mean(values)), _error(values) or 0.0))
+                curves[method].append(
+                    (outcomes[method][0]["ratio"], float(np.mean(values)), standard_error(values) or 0.0)
+                )
         shown = {method: curves[method] for method in sorted(curves)}
         _plots.accuracy_against_compression(context.folder / f"{name}.png", shown, dense=float(np.mean(dense)))
     hardest = found[max(found)]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _graphs, robust_gnn
+from experiments import _graph_attacks, _graph_report, _graphs, robust_gnn
 from experiments.__main__ import main
 from experiments._errors import UsageError
 
@@ -89,7 +89,7 @@ def test_candidates_join_a_node_in_doubt_to_one_that_is_called_another(graph, pa
 
 @pytest.mark.slow
 def test_attacks_keep_their_budget_and_the_dearer_do_more_harm(graph, params):
-    x, harm = robust_gnn._aim(params, graph, graph.test)
+    x, harm = _graph_attacks.aim(params, graph, graph.test)
     aim = params, graph, graph.test, jax.random.key(1)
 
     def run(attack, **how):
@@ -97,10 +97,10 @@ def test_attacks_keep_their_budget_and_the_dearer_do_more_harm(graph, params):
 
     found = {
         "none": _graphs.chosen(graph, jnp.full(58, -1)),
-        "random": run(robust_gnn.at_random),
-        "at once": run(robust_gnn.greedy_by_gradient, best=1024, each=58),
-        "one by one": run(robust_gnn.greedy_by_gradient, best=1024, each=1),
-        "ascent": run(robust_gnn.ascend, iterations=40, eta=50.0),
+        "random": run(_graph_attacks.at_random),
+        "at once": run(_graph_attacks.greedy_by_gradient, best=1024, each=58),
+        "one by one": run(_graph_attacks.greedy_by_gradient, best=1024, each=1),
+        "ascent": run(_graph_attacks.ascend, iterations=40, eta=50.0),
     }
     harms = [float(harm(LOGITS(params, graph, x, changes))) for changes in found.values()]
     assert harms == sorted(harms) and harms[-1] > 1.5 * harms[0]
@@ -111,7 +111,7 @@ def test_attacks_keep_their_budget_and_the_dearer_do_more_harm(graph, params):
 
 @pytest.mark.slow
 def test_queries_alone_do_more_harm_than_chance(graph, params):
-    x, harm = robust_gnn._aim(params, graph, graph.test)
+    x, harm = _graph_attacks.aim(params, graph, graph.test)
     study = robust_gnn.Study(CONFIG, graph, graph.test)
     harms = {
         name: np.mean(
@@ -133,7 +133,7 @@ def test_a_run_writes_its_tables_and_plot(tmp_path, capsys):
     assert main(["run", "robust-gnn", "--quick", "--seeds", "2", "--results", str(tmp_path), "--set", *settings]) == 0
     (result,) = tmp_path.glob("robust-gnn/*/result.json")
     metrics = json.loads(result.read_text())["metrics"]
-    assert set(metrics["defences"]) == {"natural", *robust_gnn.DEFENCES}
+    assert set(metrics["defences"]) == {"natural", *_graph_report.DEFENCES}
     assert metrics["calls"]["gradient ascent"] == [6, "gradients"] and metrics["calls"]["zeroth order"] == [
         36,
         "values",

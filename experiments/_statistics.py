@@ -1,0 +1,10 @@
+"""What several seeds say."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float | None:
+    """Of the mean; ``None`` of a single value."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
