@@ -26,6 +26,7 @@ from jaxcomp.constraints import AdditivePowersOfTwo as AdditivePowersOfTwo
 from jaxcomp.constraints import Affine as Affine
 from jaxcomp.constraints import Binary as Binary
 from jaxcomp.constraints import Box as Box
+from jaxcomp.constraints import BoxedBall as BoxedBall
 from jaxcomp.constraints import Budget as Budget
 from jaxcomp.constraints import Chain as Chain
 from jaxcomp.constraints import Codebook as Codebook
@@ -78,11 +79,39 @@ from jaxcomp.constraints import punched as punched
 from jaxcomp.constraints import select_top as select_top
 from jaxcomp.constraints import whole as whole
 from jaxcomp.solvers import ADMM as ADMM
+from jaxcomp.solvers import SLR as SLR
 from jaxcomp.solvers import ADMMState as ADMMState
+from jaxcomp.solvers import Adversary as Adversary
+from jaxcomp.solvers import AdversaryState as AdversaryState
+from jaxcomp.solvers import Combined as Combined
+from jaxcomp.solvers import DynamicRegularization as DynamicRegularization
+from jaxcomp.solvers import EachFlip as EachFlip
+from jaxcomp.solvers import Every as Every
+from jaxcomp.solvers import EveryState as EveryState
+from jaxcomp.solvers import ExchangeState as ExchangeState
+from jaxcomp.solvers import Flips as Flips
+from jaxcomp.solvers import Lagrangian as Lagrangian
+from jaxcomp.solvers import LagrangianState as LagrangianState
+from jaxcomp.solvers import MinMax as MinMax
+from jaxcomp.solvers import MinMaxState as MinMaxState
+from jaxcomp.solvers import Progressive as Progressive
+from jaxcomp.solvers import ProgressiveState as ProgressiveState
+from jaxcomp.solvers import Reweighted as Reweighted
+from jaxcomp.solvers import ReweightedState as ReweightedState
 from jaxcomp.solvers import Round as Round
+from jaxcomp.solvers import SLRState as SLRState
 from jaxcomp.solvers import Solver as Solver
+from jaxcomp.solvers import ZerothOrder as ZerothOrder
 from jaxcomp.solvers import as_transformation as as_transformation
 from jaxcomp.solvers import confine as confine
+from jaxcomp.solvers import coordinates as coordinates
+from jaxcomp.solvers import exchange as exchange
+from jaxcomp.solvers import gaussian as gaussian
+from jaxcomp.solvers import greedy as greedy
+from jaxcomp.solvers import message_bits as message_bits
+from jaxcomp.solvers import proximal as proximal
+from jaxcomp.solvers import rademacher as rademacher
 from jaxcomp.solvers import retract as retract
+from jaxcomp.solvers import sphere as sphere
 
 __version__ = "0.1.0"

@@ -113,7 +113,9 @@ def norm(x: jax.Array) -> jax.Array:
 
 def finite_or_nan(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where all of ``x`` is finite, else NaN: bad weights must not look like good ones."""
-    return jnp.where(jnp.all(jnp.isfinite(x)), y, jnp.nan)
+    # A sum of zeros, or not a number: XLA reads an array faster to sum it than to ask whether all of it is finite.
+    finite = jnp.sum(lax.stop_gradient(x) * 0) == 0
+    return jnp.where(finite, y, jnp.nan)
 
 
 def to_unit(parts: jax.Array) -> jax.Array:
@@ -121,9 +123,13 @@ def to_unit(parts: jax.Array) -> jax.Array:
 
     Squares then neither vanish nor overflow, nor does the factor or its inverse. Derivatives hold it fixed.
     """
-    most = -jnp.finfo(parts.dtype).minexp
-    exponent = jnp.frexp(jnp.max(jnp.abs(parts), axis=2, keepdims=True))[1]
-    return lax.stop_gradient(jnp.ldexp(jnp.ones((), parts.dtype), jnp.clip(2 - exponent, -most, most)))
+    # Of the largest, the bits of the exponent alone, which are few operations where `frexp` is many, and every weight
+    # of a group may repeat them. Its inverse is the exponent that adds up with it to that of all ones.
+    kind = jnp.finfo(parts.dtype)
+    largest = lax.stop_gradient(jnp.max(jnp.abs(parts), axis=2, keepdims=True))
+    bits, all_ones = lax.bitcast_convert_type(largest, f"int{kind.bits}"), 2**kind.nexp - 1
+    exponent = jnp.where(bits == 0, all_ones // 2, bits >> kind.nmant)
+    return lax.bitcast_convert_type(jnp.clip(all_ones - exponent, 1, all_ones - 2) << kind.nmant, parts.dtype)
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:

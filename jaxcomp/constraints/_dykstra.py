@@ -83,10 +83,15 @@ class Dykstra(Constraint):
     def _solve(self, x):
         """The projection, and its residual."""
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        near, residual = self._alternate(wide)
-        # Once more from there: what was far from the sets left its rounding behind, the result is as exact as it is.
-        near, again = self._alternate(near)
-        return finite_or_nan(x, near.astype(x.dtype)), jnp.maximum(residual, again)
+
+        def again(_, carry):
+            near, residual = carry
+            near, change = self._alternate(near)
+            return near, jnp.maximum(residual, change)
+
+        # Twice: what was far from the sets left its rounding behind, from where that ends the result is exact.
+        near, residual = lax.fori_loop(0, 2, again, (wide, jnp.zeros((), wide.dtype)))
+        return finite_or_nan(x, near.astype(x.dtype)), residual
 
     def _alternate(self, x):
         largest = jnp.max(jnp.abs(x))

@@ -1,75 +1,21 @@
-"""Levels: the magnitudes that a weight may take in units of its scale, and the scale that suits them."""
+"""The levels that published work takes, by name: evenly spaced, powers of two and their sums, states of a cell."""
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import check_range
-
-_TOPS, _ROUNDS = 16, 3  # starts that put the maximum on a level; refinements of the best start
-_REACH = np.geomspace(0.5, 16, 40)  # the other starts: what the maximum comes to, in largest levels
-
-
-class Levels:
-    """Magnitudes, symmetric about zero, that a weight may take in units of its scale.
-
-    An exact zero stays zero under every set of levels: it is a pruned weight, stored by its index and not by a level.
-
-    A number of bits need not be whole. There are as many levels as its codes hold, ``⌊2^bits⌋``: ``log2(6)`` bits
-    are six levels, three to a side, stored several to a word. (`AdditivePowersOfTwo` rounds the bits down instead.)
-    The derivative of a projection to ``bits`` is its secant, the step to the projection at one bit more.
-    """
-
-    exact_scale: ClassVar[bool] = False
-    bits: Any  # per weight
-
-    def nearest(self, u: jax.Array) -> jax.Array:
-        """The nearest level to each ``u >= 0``."""
-        raise NotImplementedError
-
-    def largest(self, j: int) -> ArrayLike:
-        """The j-th largest level, from 0; the smallest non-zero one if there are fewer."""
-        raise NotImplementedError
-
-    def finer(self) -> "Levels":
-        """These levels at one bit more."""
-        return dataclasses.replace(self, bits=self.bits + 1)  # type: ignore[type-var]
-
-    def check(self) -> None:
-        """Raise `ValueError` if there cannot be such levels."""
-        check_range("bits", self.bits, 2 if getattr(self, "zero", False) else 1, 16)
-
-    def best_scale(self, v: jax.Array) -> jax.Array:
-        """The scale of every group of ``v`` (``[..., n]``, non-negative): ``[..., 1]``, by alternating minimisation.
-
-        Given the scale the nearest levels are best, given the levels q the scale ``<v, q> / <q, q>`` is: neither
-        step raises the error. The start is the best of several scales, those that put the largest weight on a level
-        and a grid of others. The result is a local minimum, and 0 error on every array already in the set whose
-        largest entry takes one of the sixteen largest levels.
-        """
-        top = jnp.max(v, axis=-1, keepdims=True)
-        largest = jnp.stack([jnp.asarray(self.largest(j), v.dtype) for j in range(_TOPS)])
-        tries = jnp.concatenate([1 / largest, 1 / (largest[0] * jnp.asarray(_REACH, v.dtype))])
-
-        def better(best, factor):
-            codes = self.codes(v, top * factor)
-            scale = scale_of(v, codes)
-            error = jnp.sum(jnp.square(v - scale * codes), axis=-1, keepdims=True)
-            return jax.tree.map(functools.partial(jnp.where, error < best[0]), (error, scale), best), None
-
-        (_, best), _ = lax.scan(better, (jnp.full_like(top, jnp.inf), top), tries)
-        return lax.fori_loop(0, _ROUNDS, lambda _, scale: scale_of(v, self.codes(v, scale)), best)
-
-    def codes(self, v: jax.Array, scale: jax.Array) -> jax.Array:
-        """The level of every ``v >= 0`` at these scales; zero where ``v`` is."""
-        return jnp.where(v > 0, self.nearest(v / jnp.where(scale > 0, scale, 1)), 0)
+from jaxcomp.constraints._level import Levels as Levels
+from jaxcomp.constraints._level import codes_in as codes_in
+from jaxcomp.constraints._level import nearest_of as nearest_of
+from jaxcomp.constraints._level import scale_of as scale_of
+from jaxcomp.constraints._level import with_secant as with_secant
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +51,10 @@ class PowerOfTwo(Levels):
 
     def nearest(self, u):
         least = self.largest(10**6)
-        below = jnp.ldexp(0.5, jnp.frexp(jnp.maximum(u, least))[1])
+        kind = jnp.finfo(u.dtype)
+        exponent = (2**kind.nexp - 1) << kind.nmant
+        bits = lax.bitcast_convert_type(jnp.maximum(u, least).astype(u.dtype), f"int{kind.bits}")
+        below = lax.bitcast_convert_type(bits & exponent, u.dtype)  # the largest power of two that is not more
         level = jnp.clip(jnp.where(u < 1.5 * below, below, 2 * below), least, 1)
         return jnp.where(u < least / 2, 0, level) if self.zero else level
 
@@ -263,36 +212,3 @@ class Ternary(Levels):
         count = 1 + lax.broadcasted_iota(v.dtype, v.shape, v.ndim - 1)
         best = jnp.argmax(jnp.square(total) / count, axis=-1, keepdims=True)
         return jnp.take_along_axis(total / count, best, axis=-1)
-
-
-def codes_in(bits: ArrayLike) -> jax.Array:
-    """How many codes so many bits hold, ``⌊2^bits⌋``; what falls short of a whole number by rounding is one."""
-    return jnp.floor(2.0 ** jnp.asarray(bits, jnp.float32) * (1 + 1e-5))
-
-
-def nearest_of(values: jax.Array, u: jax.Array) -> jax.Array:
-    """The nearest to every ``u`` of ascending values; the lower halfway between two."""
-    return values[jnp.searchsorted(values[:-1] / 2 + values[1:] / 2, u)]
-
-
-def scale_of(v: jax.Array, q: jax.Array) -> jax.Array:
-    """The best scale for given levels, ``<v, q> / <q, q>``, over the last axis."""
-    energy = jnp.sum(jnp.square(q), axis=-1, keepdims=True)
-    return jnp.sum(v * q, axis=-1, keepdims=True) / jnp.where(energy > 0, energy, 1)
-
-
-@jax.custom_jvp
-def with_secant(near: jax.Array, bits: jax.Array, finer: jax.tree_util.Partial) -> jax.Array:
-    """``near``, whose derivative to ``bits`` is the step to ``finer()``; that is called only to differentiate."""
-    return near
-
-
-@functools.partial(with_secant.defjvp, symbolic_zeros=True)
-def _(primals, tangents):
-    near, _, finer = primals
-    change, more_bits, _ = tangents
-    if isinstance(change, SymbolicZero):
-        change = jnp.zeros_like(near)
-    if not isinstance(more_bits, SymbolicZero):
-        change += more_bits.astype(near.dtype) * (finer() - near)
-    return near, change

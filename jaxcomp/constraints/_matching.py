@@ -1,29 +1,32 @@
 """How many weights of every row to keep in every bank, for the largest total: a matching with capacities."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def exchange(scores: jax.Array, kept: jax.Array) -> jax.Array:
+def exchange(ladder: jax.Array, kept: jax.Array, score: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """The counts of largest total score that have the same sums over rows and over banks.
 
     A row may take a place in some bank from another, which takes one from a third in some bank, and so on until the
     first has given one: no sum changes. Where no such cycle gains, nothing does (negative cycle cancelling, on flows).
 
     Args:
-        scores: ``[strips, rows, banks, depth]``, descending; minus infinity where there is nothing to keep.
+        ladder: ``[strips, rows, banks, depth + 2]``, what may be kept in descending order; before it infinity, after
+            it minus infinity, which also stands where there is nothing to keep.
         kept: ``[strips, rows, banks]``, integers, how many of them to start from.
+        score: of every rung, not decreasing and not negative. Of those that are looked at it is computed, not stored.
     """
-    strips, rows, banks, _ = scores.shape
-    end = jnp.full((strips, rows, banks, 1), jnp.inf, scores.dtype)
-    ladder = jnp.concatenate([end, scores, -end], axis=3)
+    strips, rows, banks, _ = ladder.shape
     # Gains that rounding may have made up are none, so that every exchange raises the total and the loop ends.
-    certain = 1 - 2 * rows * jnp.finfo(scores.dtype).eps
+    certain = 1 - 2 * rows * jnp.finfo(ladder.dtype).eps
     everyone = jnp.broadcast_to(jnp.arange(rows), (strips, rows))
 
     def rung(i):
-        return jnp.take_along_axis(ladder, i[..., None], axis=3)[..., 0]
+        found = jnp.take_along_axis(ladder, i[..., None], axis=3)[..., 0]
+        return jnp.where(jnp.isinf(found), found, score(found))
 
     def step(carry):
         kept, _ = carry

@@ -8,7 +8,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcomp.constraints._codebook import Codebook
-from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan, to_unit
+from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
+from jaxcomp.constraints._sparse import unit_of_groups
 from jaxcomp.constraints._views import View, elements
 
 
@@ -47,21 +48,23 @@ class Polarized(Constraint):
     within: Codebook | None = None
 
     def project(self, x: jax.Array) -> jax.Array:
-        parts = self.view.split(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-        plus, minus = sides = [self._side(parts, sign) for sign in (1, -1)]
-        if self.rule == "sum":
-            positive = jnp.sum(parts * to_unit(parts), axis=2, keepdims=True) >= 0
+        tiles, inside = self.view.tiles(x)
+        tiles = tiles.astype(jnp.promote_types(x.dtype, jnp.float32))
+        plus, minus = (self._side(tiles, sign) for sign in (1, -1))
+        if self.within is None or self.rule == "sum":
+            unit = tiles * unit_of_groups(tiles, inside)
+            favour = unit if self.rule == "sum" else unit * jnp.abs(unit)
         else:
-            misses = [parts - side for side in sides]
-            unit = to_unit(jnp.maximum(*map(jnp.abs, misses)))
-            errors = [jnp.sum(jnp.square(miss * unit), axis=2, keepdims=True) for miss in misses]
-            positive = errors[0] <= errors[1]
+            unit = unit_of_groups(jnp.maximum(jnp.abs(tiles - plus), jnp.abs(tiles - minus)), inside)
+            by_plus, by_minus = ((tiles - side) * unit for side in (plus, minus))  # what each side misses
+            favour = (by_minus - by_plus) * (by_minus + by_plus)
+        positive = jnp.sum(favour, axis=inside, keepdims=True) >= 0
         kept = jnp.where(positive, plus, minus).astype(x.dtype)
-        return finite_or_nan(x, self.view.merge(kept, x.shape))
+        return finite_or_nan(x, self.view.untile(kept, x.shape))
 
-    def _side(self, parts: jax.Array, sign: float) -> jax.Array:
+    def _side(self, x: jax.Array, sign: float) -> jax.Array:
         """The nearest to every weight at one sign; where no value has that sign, zero."""
-        side = _clamp(parts, sign)
+        side = _clamp(x, sign)
         if self.within is None:
             return side
         near = self.within.one_sided(sign).nearest(side)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp.constraints._digits import largest_by_digits
+
 _BITS = 6  # of a packed count
 _ROWS = 2**_BITS - 1  # longest column whose counts fit them
 _PLACES = (-6.0, -1.0, 0.0, 1.0, 6.0)  # of the thresholds, in standard deviations about the expected one
@@ -20,6 +22,7 @@ _SHIFTS = tuple(_BITS * i for i in range(len(_PLACES)))
 _LARGE = 500_000  # from here on a sample saves more than it takes to compile
 _SAMPLE = 4096  # scores read to place the first thresholds
 _SMALL = 32  # up to here comparing all pairs beats searching
+_STRIDE = 512  # rows that lie a multiple of it apart compete for the same lines of a cache
 
 
 def select_top(scores: jax.Array, k: ArrayLike) -> jax.Array:
@@ -37,12 +40,16 @@ def select_top(scores: jax.Array, k: ArrayLike) -> jax.Array:
     """
     *batch, n = scores.shape
     k = jnp.broadcast_to(jnp.clip(jnp.asarray(k, jnp.int32), 0, n), batch)
-    if n == 0:
+    if scores.size == 0:
         return jnp.zeros(scores.shape, bool)
-    select = _by_rank if n <= _SMALL else _by_search
-    for _ in batch:
-        select = jax.vmap(select)
-    return select(_bits(lax.stop_gradient(scores)), k)
+    bits, k = _stored(_bits(lax.stop_gradient(scores)).reshape(-1, n)), k.reshape(-1)
+    if n <= _SMALL:
+        keep = jax.vmap(_by_rank)(bits, k)
+    elif k.size == 1:
+        keep = _by_search(bits[0], k[0])
+    else:
+        keep = largest_by_digits(bits, k)
+    return keep.reshape(scores.shape)
 
 
 def _bits(scores: jax.Array) -> jax.Array:
@@ -51,6 +58,17 @@ def _bits(scores: jax.Array) -> jax.Array:
     if scores.dtype.itemsize < 4:
         scores = scores.astype(jnp.float32)
     return lax.bitcast_convert_type(scores, jnp.int64 if scores.dtype.itemsize == 8 else jnp.int32)
+
+
+def _stored(bits: jax.Array) -> jax.Array:
+    """The same bits, computed once for all of their uses.
+
+    XLA may compute scores anew for each use, and round a multiplication and an addition together for one and apart for
+    another. A score that differs from itself would count twice, or not at all. What comes out of a loop is stored; that
+    this one makes one turn at most and changes nothing, XLA cannot know.
+    """
+    zero, turns = jnp.zeros((), bits.dtype), (bits.ravel()[0] >= 0).astype(bits.dtype)
+    return lax.while_loop(lambda c: c[0] < turns, lambda c: (c[0] + 1, c[1] ^ c[0]), (zero, bits))[1]
 
 
 def _by_rank(bits: jax.Array, k: jax.Array) -> jax.Array:
@@ -85,9 +103,10 @@ def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
 
 def _in_rows(bits: jax.Array) -> jax.Array:
     """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches; not a copy if a divisor serves."""
-    divisors = (rows for rows in range(_ROWS, _ROWS // 2, -1) if bits.size % rows == 0)
+    divisors = (rows for rows in range(_ROWS, _ROWS // 2, -1) if bits.size % rows == 0 and bits.size // rows % _STRIDE)
     rows = next(divisors, min(_ROWS, bits.size))
     columns = -(-bits.size // rows)
+    columns += columns % _STRIDE == 0
     return jnp.pad(bits, (0, rows * columns - bits.size), constant_values=-1).reshape(rows, columns)
 
 

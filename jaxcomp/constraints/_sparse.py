@@ -41,11 +41,10 @@ class Sparse(Constraint):
     multiple: int = dataclasses.field(default=1, metadata={"static": True})
 
     def project(self, x: jax.Array) -> jax.Array:
-        parts = self.view.split(x)
-        groups = self.view.sizes(x.shape).groups
-        keep = select_top(group_norms(parts), self.kept(groups))
-        kept = jnp.where(keep[..., None], parts, jnp.zeros((), x.dtype))
-        return finite_or_nan(x, self.view.merge(kept, x.shape))
+        keep = select_top(group_norms(x, self.view), self.kept(self.view.sizes(x.shape).groups))
+        tiles, _ = self.view.tiles(x)
+        kept = jnp.where(self.view.hand_out(keep, x.shape), tiles, jnp.zeros((), x.dtype))
+        return finite_or_nan(x, self.view.untile(kept, x.shape))
 
     def kept(self, groups: int | np.ndarray) -> jax.Array:
         """How many of so many groups are kept."""
@@ -54,8 +53,9 @@ class Sparse(Constraint):
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """``v`` on the groups that are not zero."""
-        used = jnp.any(self.view.split(x) != 0, axis=2, keepdims=True)
-        return self.view.merge(jnp.where(used, self.view.split(v), jnp.zeros((), v.dtype)), x.shape)
+        (tiles, inside), (move, _) = self.view.tiles(x), self.view.tiles(v)
+        used = jnp.any(tiles != 0, axis=inside, keepdims=True)
+        return self.view.untile(jnp.where(used, move, jnp.zeros((), v.dtype)), x.shape)
 
     def footprint(self, x: jax.Array) -> Footprint:
         """Kept groups are stored whole and found by a bitmap or by coordinates, whichever is the smaller."""
@@ -107,10 +107,10 @@ class FixedMask(Constraint):
 
 def group_footprint(x: jax.Array, view: View) -> Footprint:
     """Storage of a leaf whose zero groups are left out: a bit for every group, or ceil(log2) bits for each kept."""
-    parts = view.split(x)
     sizes = view.sizes(x.shape)
-    used = jnp.any(parts != 0, axis=2)
-    groups = np.broadcast_to(sizes.groups, parts.shape[0])
+    tiles, inside = view.tiles(x)
+    used = view.collect(jnp.any(tiles != 0, axis=inside, keepdims=True), x.shape)
+    groups = np.broadcast_to(sizes.groups, len(used))
     address = np.ceil(np.log2(np.maximum(groups, 1)))
     per_pool = jnp.sum(used, axis=1, dtype=jnp.float32)
     return dataclasses.replace(
@@ -121,13 +121,21 @@ def group_footprint(x: jax.Array, view: View) -> Footprint:
     )
 
 
-def group_norms(parts: jax.Array) -> jax.Array:
-    """Scores that order the groups by norm: root mean squares, taken of numbers brought to about 1.
+def unit_of_groups(tiles: jax.Array, inside: tuple[int, ...]) -> jax.Array:
+    """`to_unit` of the groups of tiles, whose elements lie along the axes ``inside``; it broadcasts with them."""
+    largest = jnp.max(jnp.abs(tiles), axis=inside, keepdims=True)
+    return to_unit(largest.reshape(1, -1, 1)).reshape(largest.shape)
+
+
+def group_norms(x: jax.Array, view: View) -> jax.Array:
+    """Scores that order the groups by norm, ``[pools, groups]``: root mean squares of numbers brought to about 1.
 
     Plain squares would vanish or overflow where groups differ by many orders of magnitude.
     """
-    if parts.shape[2] == 1:
-        return jnp.abs(parts[..., 0])
-    parts = parts.astype(jnp.promote_types(parts.dtype, jnp.float32))
-    unit = to_unit(parts)
-    return jnp.sqrt(jnp.mean(jnp.square(parts * unit), axis=2)) / unit[..., 0]
+    tiles, inside = view.tiles(x)
+    if np.max(view.sizes(x.shape).elements) == 1:
+        return view.collect(jnp.abs(tiles), x.shape)
+    tiles = tiles.astype(jnp.promote_types(x.dtype, jnp.float32))
+    unit = unit_of_groups(tiles, inside)
+    energy = jnp.mean(jnp.square(tiles * unit), axis=inside, keepdims=True)
+    return view.collect(jnp.sqrt(energy) / unit, x.shape)

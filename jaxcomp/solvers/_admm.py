@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxcomp._assign import Spec, members, project
-from jaxcomp._paths import select
+from jaxcomp._assign import Spec, project
+from jaxcomp.solvers._leaves import distance, norm, wide
 from jaxcomp.solvers._solver import Round, Solver
 
 _UNBOUNDED = 100.0  # duals this many times the largest norm of the weights have left all use behind
@@ -78,33 +78,33 @@ class ADMM(Solver):
     tolerance: ArrayLike = 0.0
 
     def init(self, params: Any) -> ADMMState:
-        w = self._weights(params)
+        w = wide(self.spec, params)
         z = project(self.spec, w)
         return ADMMState(
             z=z,
             u=jax.tree.map(jnp.zeros_like, z),
             anchor=z,
             rho=jnp.asarray(self.rho, jnp.float32),
-            scale=_norm(w),
-            primal=_distance(w, z),
+            scale=norm(w),
+            primal=distance(w, z),
             dual=jnp.float32(jnp.inf),
             converged=jnp.array(False),
             diverged=jnp.array(False),
         )
 
     def objective(self, state: ADMMState, losses: jax.Array, params: Any) -> jax.Array:
-        w = self._weights(params)
+        w = wide(self.spec, params)
         pull = sum(jnp.sum(jnp.square(w[path] - state.anchor[path])) for path in w)
         return jnp.mean(losses) + 0.5 * state.rho * pull
 
     def coordinate(self, state: ADMMState, round: Round, params: Any) -> ADMMState:
-        w = self._weights(params)
+        w = wide(self.spec, params)
         z = project(self.spec, {path: w[path] + state.u[path] for path in w})
         u = {path: state.u[path] + w[path] - z[path] for path in w}
-        primal, change = _distance(w, z), _distance(z, state.z)
-        scale = jnp.maximum(state.scale, _norm(w))
-        far = primal / jnp.maximum(jnp.maximum(_norm(w), _norm(z)), 1e-30)
-        fast = change / jnp.maximum(_norm(u), 1e-30)
+        primal, change = distance(w, z), distance(z, state.z)
+        scale = jnp.maximum(state.scale, norm(w))
+        far = primal / jnp.maximum(jnp.maximum(norm(w), norm(z)), 1e-30)
+        fast = change / jnp.maximum(norm(u), 1e-30)
         factor = jnp.where(far > 10 * fast, self.balance, jnp.where(fast > 10 * far, 1 / self.balance, 1.0))
         rho = jnp.minimum(state.rho * factor * self.growth, jnp.maximum(self.rho_max, state.rho))
         u = {path: x * (state.rho / rho) for path, x in u.items()}  # rho u, the multipliers, stay
@@ -117,21 +117,9 @@ class ADMM(Solver):
             primal=primal,
             dual=state.rho * change,
             converged=(far <= self.tolerance) & (fast <= self.tolerance) & (jnp.asarray(self.tolerance) > 0),
-            diverged=state.diverged | ~(_norm(u) <= _UNBOUNDED * scale) | ~jnp.isfinite(primal),
+            diverged=state.diverged | ~(norm(u) <= _UNBOUNDED * scale) | ~jnp.isfinite(primal),
         )
 
     def monitor(self, state: ADMMState) -> dict[str, jax.Array]:
         names = ("primal", "dual", "rho", "converged", "diverged")
         return {name: getattr(state, name) for name in names}
-
-    def _weights(self, params: Any) -> dict[str, jax.Array]:
-        """Constrained leaves in float32: a dual summed in bfloat16 would stop growing."""
-        return {path: x.astype(jnp.float32) for path, x in select(params, members(self.spec)).items()}
-
-
-def _norm(x: dict[str, jax.Array]) -> jax.Array:
-    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in x.values()), jnp.float32(0)))
-
-
-def _distance(x: dict[str, jax.Array], y: dict[str, jax.Array]) -> jax.Array:
-    return _norm({path: x[path] - y[path] for path in x})

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxcomp._assign import Spec, gather, members, project, scatter
-from jaxcomp._paths import leaves_by_path, replace, select
-from jaxcomp.solvers._admm import _distance, _norm
+from jaxcomp._assign import Spec, gather, project, scatter
+from jaxcomp._paths import leaves_by_path, replace
+from jaxcomp.solvers._leaves import difference, distance, norm, wide
 from jaxcomp.solvers._solver import Round, Solver
 
 
@@ -107,7 +107,7 @@ class SLR(Solver):
     compare: str = dataclasses.field(default="points", metadata={"static": True})
 
     def init(self, params: Any) -> SLRState:
-        w = self._weights(params)
+        w = wide(self.spec, params)
         z = project(self.spec, w)
         multipliers = jax.tree.map(jnp.zeros_like, z)
         rho = jnp.asarray(self.rho, jnp.float32)
@@ -119,10 +119,10 @@ class SLR(Solver):
             mean=jnp.float32(jnp.inf),
             rho=rho,
             step=jnp.asarray(self.s0, jnp.float32),
-            norm=self._length(_difference(w, z)),
+            norm=self._length(difference(w, z)),
             k=jnp.float32(1),
             accepted=jnp.int32(0),
-            primal=_distance(w, z),
+            primal=distance(w, z),
             dual=jnp.float32(jnp.inf),
             converged=jnp.array(False),
             diverged=jnp.array(False),
@@ -130,7 +130,7 @@ class SLR(Solver):
 
     def objective(self, state: SLRState, losses: jax.Array, params: Any) -> jax.Array:
         """The Lagrangian less ``||m||^2 / (2 rho)``, which no parameter changes."""
-        w = self._weights(params)
+        w = wide(self.spec, params)
         pull = sum(jnp.sum(jnp.square(w[path] - state.anchor[path])) for path in w)
         return jnp.mean(losses) + 0.5 * state.rho * pull
 
@@ -139,9 +139,9 @@ class SLR(Solver):
         loss, loss_before = self._losses(state, round, params, before)
         lagrangian = self.objective(state, loss, params)
         found = lagrangian < self.objective(state, loss_before, before)
-        w = self._weights(params)
+        w = wide(self.spec, params)
         after = dataclasses.replace(state, accepted=jnp.int32(0))
-        after = self._move(after, found | (state.k == 1), _difference(w, state.z))
+        after = self._move(after, found | (state.k == 1), difference(w, state.z))
 
         target = {path: w[path] + m / state.rho for path, m in after.multipliers.items()}
         z = project(self.spec, target)
@@ -149,16 +149,16 @@ class SLR(Solver):
         gains = {path: (z[path] - state.z[path]) * (target[path] - 0.5 * (z[path] + state.z[path])) for path in z}
         gain = state.rho * sum((jnp.sum(x) for x in gains.values()), jnp.float32(0))
         nearer = gain > (0.0 if self.compare == "points" else loss - loss_before)
-        after = self._move(after, nearer, _difference(w, z))
+        after = self._move(after, nearer, difference(w, z))
 
         moved = after.accepted > 0
         previous = {path: jnp.where(moved, x, state.previous[path]) for path, x in leaves_by_path(params).items()}
         rho = jnp.minimum(state.rho * self.growth, jnp.maximum(self.rho_max, state.rho)).astype(jnp.float32)
-        primal = _distance(w, z)
-        change, pull = _difference(after.multipliers, state.multipliers), _difference(w, state.z)
-        dual = _norm({path: change[path] - state.rho * pull[path] for path in w})
-        near = primal <= self.tolerance * jnp.maximum(_norm(w), _norm(z))
-        settled = dual <= self.tolerance * _norm(after.multipliers)
+        primal = distance(w, z)
+        change, pull = difference(after.multipliers, state.multipliers), difference(w, state.z)
+        dual = norm({path: change[path] - state.rho * pull[path] for path in w})
+        near = primal <= self.tolerance * jnp.maximum(norm(w), norm(z))
+        settled = dual <= self.tolerance * norm(after.multipliers)
         return dataclasses.replace(
             after,
             z=z,
@@ -203,15 +203,7 @@ class SLR(Solver):
     def _length(self, residual: dict[str, jax.Array]) -> jax.Array:
         """Norms summed over the constraints."""
         parts = gather(self.spec, residual).items()
-        return sum((_norm(scatter({key: part})) for key, part in parts), jnp.float32(0))
-
-    def _weights(self, params: Any) -> dict[str, jax.Array]:
-        """Constrained leaves in float32: multipliers summed in bfloat16 would stop growing."""
-        return {path: x.astype(jnp.float32) for path, x in select(params, members(self.spec)).items()}
-
-
-def _difference(x: dict[str, jax.Array], y: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {path: x[path] - y[path] for path in x}
+        return sum((norm(scatter({key: part})) for key, part in parts), jnp.float32(0))
 
 
 def _anchor(z: dict[str, jax.Array], multipliers: dict[str, jax.Array], rho: jax.Array) -> dict[str, jax.Array]:

@@ -92,6 +92,13 @@ def test_a_chain_that_says_it_is_not_exact_can_be_beaten(chain, x):
     assert least_error(chain, x) < energy(x - project(chain, x)) - 0.1
 
 
+class Unknown(Constraint):
+    """A user's set."""
+
+    def __repr__(self):
+        return "Unknown()"
+
+
 @pytest.mark.parametrize(
     "chain, shape, expected",
     [
@@ -104,7 +111,7 @@ def test_a_chain_that_says_it_is_not_exact_can_be_beaten(chain, x):
         (Chain(Sparse(0.5), Quantized(Ternary(), outputs())), (8, 8), False),  # more scales than one
         (Chain(Sparse(0.5), Quantized(Ternary(), outputs())), (8, 1), True),  # one output, so one scale
         (Chain(Polarized(fragments(2)), Sparse(0.5, outputs()), Quantized(Ternary())), (8, 8), False),  # not proved
-        (Chain(Constraint(), Sparse(0.5)), (8, 8), False),  # of a user's set nothing is known
+        (Chain(Unknown(), Sparse(0.5)), (8, 8), False),  # of a user's set nothing is known
     ],
     ids=str,
 )

@@ -130,6 +130,52 @@ def test_uneven_sizes_fill_the_smallest_bank_and_leave_lanes_of_missing_rows_idl
         assert all((used[:, b::4].sum(1) == 2).all() for b in range(4))
 
 
+@pytest.mark.parametrize("density, mean, most", [(1 / 8, 1.01, 1.17), (1 / 4, 1.015, 1.35), (1 / 2, 1.03, 1.39)])
+def test_a_free_budget_over_strips_of_several_rows_is_spent_almost_where_most_is_gained(density, mean, most):
+    """The figures that the docstring states, against all ways to spend it."""
+    x, b, strips = np.random.default_rng(0).normal(size=(200, 6, 8)).astype(np.float32), 4, 3
+    budget, full = round(density * 6 * 8 / b), 4
+    weights = np.square(x, dtype=np.float64).reshape(200, strips, 2, 8)
+    kept = np.stack([np.einsum("dsri,mri->dsm", weights, supports(2, 8, b, n)).max(2) for n in range(full + 1)], 2)
+    splits = [split for split in itertools.product(range(full + 1), repeat=strips) if sum(split) == budget]
+    best = np.max([sum(kept[:, strip, n] for strip, n in enumerate(split)) for split in splits], axis=0)
+    constraint = GatherScatter(density, b, rows=2, free=True, layout=MATRIX)
+    projected = np.asarray(jax.jit(jax.vmap(constraint.project))(x))
+    assert not constraint.exact((6, 8))
+    ratio = energy_of_each(x - projected) / (weights.sum((1, 2, 3)) - best)
+    assert ratio.min() > 1 - 1e-5 and ratio.mean() < mean and ratio.max() < most
+
+
+def energy_of_each(x):
+    return np.square(x, dtype=np.float64).sum((1, 2))
+
+
+def test_a_member_of_a_free_budget_keeps_what_its_rows_need_though_its_banks_need_less():
+    x = np.zeros((4, 8), np.float32)
+    x[0, :4] = 1  # a row with four weights needs two groups of two a row, where its banks would fill one
+    x[2:, 0] = x[2:, 1] = 5
+    constraint = GatherScatter(1 / 2, 4, rows=2, free=True, layout=MATRIX)
+    np.testing.assert_array_equal(project(constraint, x), x)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_scattered_strip_is_a_strip_of_outputs_in_another_order(free):
+    x, order = normal(7, 24), np.random.default_rng(1).permutation(7)
+    scattered = GatherScatter(0.4, 4, rows=2, free=free, layout=MATRIX, scatter=True, order=order)
+    adjacent = GatherScatter(0.4, 4, rows=2, free=free, layout=MATRIX)
+    np.testing.assert_array_equal(project(scattered, x)[order], project(adjacent, x[order]))
+
+
+def test_outputs_of_one_strip_have_similar_numbers_of_large_weights():
+    x = normal(16, 64) * np.where(np.arange(16) % 2, 3, 1).astype(np.float32)[:, None]
+    adjacent, scattered = (GatherScatter(0.25, 4, 2, True, MATRIX, scatter) for scatter in (False, True))
+    fit = scattered.fit(jnp.asarray(x))
+    assert set(np.asarray(fit.order[:8]) % 2) == {1}
+    assert energy(project(fit, x)) > 1.05 * energy(project(adjacent, x))
+    with pytest.raises(ValueError, match=r"no order of outputs yet: give one, or call fit\(x\)"):
+        scattered.project(jnp.asarray(x))
+
+
 def test_without_strips_a_dense_layer_is_sparse_within_banks():
     x = normal(6, 24)
     np.testing.assert_array_equal(
@@ -160,7 +206,7 @@ def test_kept_energy_of_normal_weights_is_that_of_a_simulation():
         assert kept[0] < taller[0] < taller[1] < unstructured + 3e-3
 
 
-@pytest.mark.parametrize("rows, free", [(1, False), (1, True), (3, False)])
+@pytest.mark.parametrize("rows, free", [(1, False), (1, True), (3, False), (3, True)])
 def test_one_trace_serves_all_densities_and_vmap_is_a_loop_over_them(rows, free):
     x, densities, traces = normal(6, 12), jnp.array([0.1, 0.5, 0.9]), []
 
@@ -192,32 +238,45 @@ PACKED = {
     "uneven": (GatherScatter(0.6, 4, rows=4, layout=MATRIX), (7, 30)),
     "empty": (GatherScatter(0.0, 4, rows=2, layout=MATRIX), (6, 32)),
     "kernels": (GatherScatter(0.3, 4, rows=2), (3, 1, 8, 6)),
+    "free vertical": (GatherScatter(0.3, 4, rows=4, free=True, layout=MATRIX), (8, 32)),
+    "scattered": (GatherScatter(0.3, 4, rows=2, free=True, layout=MATRIX, scatter=True), (6, 32)),
+    "scattered, uneven": (GatherScatter(0.6, 4, rows=4, layout=MATRIX, scatter=True), (7, 30)),
 }
+
+
+def fitted(name):
+    """A constraint of the table, a shape, and weights to which it is fitted; outputs differ in size."""
+    constraint, shape = PACKED[name]
+    x = normal(*shape)
+    outputs = 0 if constraint.layout == MATRIX else len(shape) - 1
+    x *= np.linspace(1, 3, shape[outputs], dtype=np.float32).reshape([-1 if n == outputs else 1 for n in range(x.ndim)])
+    return constraint.fit(jnp.asarray(x)), shape, x
 
 
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_unpacking_gives_back_what_was_packed(name, dtype):
-    constraint, shape = PACKED[name]
-    x = np.asarray(project(constraint, jnp.asarray(normal(*shape), dtype)))
+    constraint, shape, x = fitted(name)
+    x = np.asarray(project(constraint, jnp.asarray(x, dtype)))
     again = constraint.unpack(constraint.pack(x), shape)
     assert again.dtype == x.dtype
     np.testing.assert_array_equal(again, x)
 
 
-@pytest.mark.parametrize("name", ["horizontal", "free", "hybrid", "vertical", "uneven"])
+@pytest.mark.parametrize("name", [name for name in PACKED if name not in ("kernels", "empty")])
 def test_groups_of_different_banks_serve_rows_alike_and_multiply_as_the_matrix_does(name):
-    constraint, (outputs, inputs) = PACKED[name]
-    x, v, b = normal(outputs, inputs), normal(inputs, seed=1), constraint.banks
+    constraint, (outputs, inputs), x = fitted(name)
+    v, b = normal(inputs, seed=1), constraint.banks
     x = np.asarray(project(constraint, x))
     packed = constraint.pack(x)
     row, place = np.divmod(packed.offsets, -(-inputs // b))
-    row += constraint.rows * np.repeat(np.arange(packed.counts.size), packed.counts)[:, None]
+    strip = np.repeat(np.arange(packed.counts.size), packed.counts)[:, None]
+    within, row = row, packed.outputs[strip, row]
     column = place * b + np.arange(b)[None, :]
     lanes = packed.values != 0
     np.testing.assert_array_equal(x[row[lanes], column[lanes]], packed.values[lanes])
-    if name != "uneven":  # no lane is idle
-        served = [np.bincount(group % constraint.rows, minlength=constraint.rows) for group in row]
+    if "uneven" not in name:  # no lane is idle
+        served = [np.bincount(group, minlength=constraint.rows) for group in within]
         assert lanes.all() and (np.array(served) == b // constraint.rows).all()
     memory = np.pad(v, (0, -inputs % b)).reshape(-1, b)
     product = np.zeros(outputs + -outputs % constraint.rows)
@@ -228,16 +287,18 @@ def test_groups_of_different_banks_serve_rows_alike_and_multiply_as_the_matrix_d
 
 @pytest.mark.parametrize("name", PACKED)
 def test_the_footprint_is_what_packing_stores(name):
-    constraint, shape = PACKED[name]
-    x = project(constraint, normal(*shape))
+    constraint, shape, x = fitted(name)
+    x = project(constraint, x)
     packed, found = constraint.pack(x), jax.jit(lambda x: constraint.footprint(x))(x)
     outputs, channels, taps = (constraint.layout or Layout.of(len(shape))).sizes(shape)
     places = constraint.rows * taps * -(-channels // 4)
     stored = packed.values.size * (32 + np.ceil(np.log2(places)))
-    counts = outputs * 4 if name == "free" else 0  # up to eight groups a row
-    assert found.bits == stored + counts
+    strips, most = packed.counts.size, constraint.rows * taps * (channels // 4)
+    counts = strips * np.ceil(np.log2(most + 1)) if constraint.free else 0
+    order = outputs * np.ceil(np.log2(outputs)) if constraint.scatter else 0
+    assert found.bits == stored + counts + order
     assert found.group_density == pytest.approx(len(packed.values) / (packed.counts.size * places))
-    if name != "uneven":
+    if "uneven" not in name:
         assert found.values == found.nonzeros
 
 
@@ -269,17 +330,21 @@ def test_cycles_are_those_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    "axes, shape, dtype, rows, free",
+    "axes, shape, dtype, rows, free, scatter",
     [
-        pytest.param("io", (7, 5), "float32", 3, False, marks=pytest.mark.slow),
-        pytest.param("hwio", (3, 1, 3, 5), "bfloat16", 3, False, marks=pytest.mark.slow),
-        ("oihw", (5, 3, 1, 3), "float32", 1, True),
-        ("ioo", (7, 3, 2), "bfloat16", 1, False),
+        pytest.param("io", (7, 5), "float32", 3, False, False, marks=pytest.mark.slow),
+        pytest.param("hwio", (3, 1, 3, 5), "bfloat16", 3, False, False, marks=pytest.mark.slow),
+        ("oihw", (5, 3, 1, 3), "float32", 1, True, False),
+        ("ioo", (7, 3, 2), "bfloat16", 1, False, False),
+        ("io", (7, 5), "float32", 3, True, True),
+        pytest.param("io", (7, 5), "bfloat16", 3, True, False, marks=pytest.mark.slow),
+        pytest.param("hwio", (3, 1, 3, 5), "float32", 3, False, True, marks=pytest.mark.slow),
+        pytest.param("ioo", (7, 3, 2), "bfloat16", 3, True, True, marks=pytest.mark.slow),
     ],
 )
-def test_it_keeps_the_contract(axes, shape, dtype, rows, free):
+def test_it_keeps_the_contract(axes, shape, dtype, rows, free, scatter):
     x = jax.random.normal(jax.random.key(1), shape).astype(dtype)
-    check_constraint(GatherScatter(0.5, 3, rows, free, Layout(axes)), x)
+    check_constraint(GatherScatter(0.5, 3, rows, free, Layout(axes), scatter), x)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +353,12 @@ def test_it_keeps_the_contract(axes, shape, dtype, rows, free):
         (GatherScatter(1.5, 4), (8, 8), r"density must lie in \[0, 1\], found 1.5"),
         (GatherScatter(0.5, 0), (8, 8), r"banks must be a whole number, at least 1, found 0"),
         (GatherScatter(0.5, 4, rows=3), (8, 8), r"rows must divide the 4 banks, found 3"),
-        (GatherScatter(0.5, 4, rows=2, free=True), (8, 8), r"free=True needs strips of 1 row, found rows=2"),
+        (GatherScatter(0.5, 4, scatter=True), (8, 8), r"scatter=True needs strips of several rows, found rows=1"),
+        (
+            GatherScatter(0.5, 4, rows=2, scatter=True, order=[0, 1, 1]),
+            (8, 3),
+            r"order must hold each of the 3 outputs",
+        ),
         (GatherScatter(0.5, 8), (3, 8), r"gather\(8, rows=1\) needs 8 channels .* has 3"),
         (GatherScatter(0.5, 8, rows=8), (8, 4), r"gather\(8, rows=8\) needs 8 outputs .* has 4"),
     ],

@@ -97,6 +97,21 @@ def described(name, layout, shape, r, c):
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 @given(data=st.data())
+def test_tiles_hold_the_same_groups_as_the_parts(name, data):
+    layout, shape, r, c = data.draw(leaves(*fitting(name)))
+    view = DESCRIPTIONS[name][0](r, c, layout)
+    x = jnp.asarray(np.random.default_rng(0).integers(1, 9, shape).astype(np.float32))
+    tiles, inside = view.tiles(x)
+    np.testing.assert_array_equal(view.untile(tiles, shape), x)
+    sums = view.collect(jnp.sum(tiles, axis=inside, keepdims=True), shape)
+    np.testing.assert_array_equal(sums, view.split(x).sum(axis=2))
+    numbers = jnp.arange(sums.size).reshape(sums.shape)
+    everywhere = view.untile(jnp.broadcast_to(view.hand_out(numbers, shape), tiles.shape), shape)
+    np.testing.assert_array_equal(everywhere, view.labels(shape))
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+@given(data=st.data())
 def test_a_view_cuts_every_leaf_into_the_pools_and_groups_of_its_description(name, data):
     layout, shape, r, c = leaf = data.draw(leaves(*fitting(name)))
     view, expected = DESCRIPTIONS[name][0](r, c, layout), described(name, *leaf)
