@@ -38,11 +38,32 @@ def select_top(scores: jax.Array, k: ArrayLike) -> jax.Array:
     >>> select_top(jnp.array([3.0, 1.0, 3.0, 3.0]), 2).tolist()
     [True, False, True, False]
     """
+    return select_stored(stored(scores), k)
+
+
+def stored(scores: jax.Array) -> jax.Array:
+    """The same scores, without a derivative, computed once for all of their uses.
+
+    XLA may compute scores anew for each use, and round a multiplication and an addition together for one and apart for
+    another. A score that differs from itself would count twice, or not at all. What comes out of a loop is stored; that
+    this one makes one turn at most and changes nothing, XLA cannot know.
+    """
+    if scores.size == 0:
+        return scores
+    whole = jnp.int64 if scores.dtype.itemsize == 8 else jnp.int32 if scores.dtype.itemsize == 4 else jnp.int16
+    bits = lax.bitcast_convert_type(lax.stop_gradient(scores), whole).ravel()
+    zero, turns = jnp.zeros((), whole), (bits[0] >= 0).astype(whole)
+    bits = lax.while_loop(lambda c: c[0] < turns, lambda c: (c[0] + 1, c[1] ^ c[0]), (zero, bits))[1]
+    return lax.bitcast_convert_type(bits, scores.dtype).reshape(scores.shape)
+
+
+def select_stored(scores: jax.Array, k: ArrayLike) -> jax.Array:
+    """`select_top` of scores that come from `stored`, in whatever order."""
     *batch, n = scores.shape
     k = jnp.broadcast_to(jnp.clip(jnp.asarray(k, jnp.int32), 0, n), batch)
     if scores.size == 0:
         return jnp.zeros(scores.shape, bool)
-    bits, k = _stored(_bits(lax.stop_gradient(scores)).reshape(-1, n)), k.reshape(-1)
+    bits, k = _bits(lax.stop_gradient(scores)).reshape(-1, n), k.reshape(-1)
     if n <= _SMALL:
         keep = jax.vmap(_by_rank)(bits, k)
     elif k.size == 1:
@@ -58,17 +79,6 @@ def _bits(scores: jax.Array) -> jax.Array:
     if scores.dtype.itemsize < 4:
         scores = scores.astype(jnp.float32)
     return lax.bitcast_convert_type(scores, jnp.int64 if scores.dtype.itemsize == 8 else jnp.int32)
-
-
-def _stored(bits: jax.Array) -> jax.Array:
-    """The same bits, computed once for all of their uses.
-
-    XLA may compute scores anew for each use, and round a multiplication and an addition together for one and apart for
-    another. A score that differs from itself would count twice, or not at all. What comes out of a loop is stored; that
-    this one makes one turn at most and changes nothing, XLA cannot know.
-    """
-    zero, turns = jnp.zeros((), bits.dtype), (bits.ravel()[0] >= 0).astype(bits.dtype)
-    return lax.while_loop(lambda c: c[0] < turns, lambda c: (c[0] + 1, c[1] ^ c[0]), (zero, bits))[1]
 
 
 def _by_rank(bits: jax.Array, k: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan, to_unit
-from jaxcomp.constraints._select import select_top
+from jaxcomp.constraints._select import select_stored, stored
 from jaxcomp.constraints._views import View, elements
 
 
@@ -41,7 +41,7 @@ class Sparse(Constraint):
     multiple: int = dataclasses.field(default=1, metadata={"static": True})
 
     def project(self, x: jax.Array) -> jax.Array:
-        keep = select_top(group_norms(x, self.view), self.kept(self.view.sizes(x.shape).groups))
+        keep = select_stored(group_norms(x, self.view), self.kept(self.view.sizes(x.shape).groups))
         tiles, _ = self.view.tiles(x)
         kept = jnp.where(self.view.hand_out(keep, x.shape), tiles, jnp.zeros((), x.dtype))
         return finite_or_nan(x, self.view.untile(kept, x.shape))
@@ -134,8 +134,8 @@ def group_norms(x: jax.Array, view: View) -> jax.Array:
     """
     tiles, inside = view.tiles(x)
     if np.max(view.sizes(x.shape).elements) == 1:
-        return view.collect(jnp.abs(tiles), x.shape)
+        return view.collect(stored(jnp.abs(tiles)), x.shape)
     tiles = tiles.astype(jnp.promote_types(x.dtype, jnp.float32))
     unit = unit_of_groups(tiles, inside)
     energy = jnp.mean(jnp.square(tiles * unit), axis=inside, keepdims=True)
-    return view.collect(jnp.sqrt(energy) / unit, x.shape)
+    return view.collect(stored(jnp.sqrt(energy) / unit), x.shape)

@@ -27,6 +27,19 @@ SOLVERS = {
     "SLR on a chain": jc.SLR({"w": jc.Chain(jc.Sparse(0.5), jc.Quantized(jc.Binary()))}, rho=0.1, s0=0.1),
     "SLR on two leaves": jc.SLR({"w": jc.Tied(jc.diagonals(2)), "b": jc.Polarized(jc.whole())}, rho=0.1, s0=0.1),
     "SLR on nothing": jc.SLR({}),
+    "Reweighted": jc.Reweighted(SPEC, 1e-3, threshold=0.1),
+    "Reweighted, squared, in blocks": jc.Reweighted({"w": jc.Sparse(1.0, jc.block_columns(3, 2))}, 1e-3, squared=True),
+    "Reweighted, a price a leaf": jc.Reweighted({"w": jc.Sparse(0.5), "b": jc.Sparse(1.0)}, {"w": 1e-3, "b": 1e-2}),
+    "Reweighted together": jc.Reweighted({"b & w": jc.Together(jc.Sparse(0.5))}, 1e-3, threshold=0.1),
+    "Reweighted on nothing": jc.Reweighted({}, 1e-3),
+    "Dynamic": jc.DynamicRegularization(SPEC, 1e-3),
+    "Dynamic, grouped": jc.DynamicRegularization(
+        {"w": jc.Sparse(0.5, jc.outputs())}, 1e-3, squared=False, grouped=True
+    ),
+    "Dynamic on a chain": jc.DynamicRegularization({"w": jc.Chain(jc.Sparse(0.5), jc.Quantized(jc.Binary()))}, 1e-3),
+    "Dynamic on two leaves": jc.DynamicRegularization(
+        {"w": jc.Tied(jc.diagonals(2)), "b": jc.Polarized(jc.whole())}, {"w": 1e-3, "b": 1e-3}
+    ),
     "Lagrangian": jc.Lagrangian(lambda p: jnp.mean(p["w"] ** 2), 0.3, 0.5, SPEC, penalty=0.1),
     "Progressive ADMM": jc.Progressive(jc.ADMM(DENSE, rho=0.1), jc.ADMM(SPEC, rho=0.1, growth=1.5), rounds=1),
     "Progressive bits": jc.Progressive(
