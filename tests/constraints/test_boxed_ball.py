@@ -228,6 +228,7 @@ def cases():
 
 
 @pytest.mark.parametrize("name, dtype", list(cases()))
+@pytest.mark.slow  # beside the rows of the suite
 def test_boxed_balls_keep_the_contract(name, dtype):
     x = jax.random.normal(jax.random.key(1), (6, 5)).astype(dtype)
     check_constraint(CONSTRAINTS[name](Layout("io")), x)

@@ -342,6 +342,7 @@ def test_cycles_are_those_counted_by_hand():
         pytest.param("ioo", (7, 3, 2), "bfloat16", 3, True, True, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow  # beside the rows of the suite
 def test_it_keeps_the_contract(axes, shape, dtype, rows, free, scatter):
     x = jax.random.normal(jax.random.key(1), shape).astype(dtype)
     check_constraint(GatherScatter(0.5, 3, rows, free, Layout(axes), scatter), x)

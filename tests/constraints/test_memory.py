@@ -27,6 +27,7 @@ def set_aside(name, shape, axes):
     return compiled.memory_analysis().temp_size_in_bytes / x.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the bounds are those of XLA on a CPU")
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_a_projection_sets_aside_four_times_its_input_at_most(name):

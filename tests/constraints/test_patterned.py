@@ -72,6 +72,7 @@ def cases():
 
 
 @pytest.mark.parametrize("name, leaf, dtype", list(cases()))
+@pytest.mark.slow  # beside the rows of the suite
 def test_patterned_keeps_the_contract(name, leaf, dtype):
     axes, shape = leaf
     check_constraint(CASES[name](Layout(axes)), jax.random.normal(jax.random.key(1), shape).astype(dtype))

@@ -153,6 +153,7 @@ def cases():
 
 
 @pytest.mark.parametrize("axes, dtype", list(cases()))
+@pytest.mark.slow  # beside the rows of the suite
 def test_unified_keeps_the_contract(axes, dtype):
     x = jax.random.normal(jax.random.key(1), SHAPES[axes]).astype(dtype)
     check_constraint(Unified(0.5, 0.25, fragments(4, Layout(axes))), x)

@@ -95,6 +95,7 @@ def described(name, layout, shape, r, c):
     return belong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 @given(data=st.data())
 def test_tiles_hold_the_same_groups_as_the_parts(name, data):

@@ -7,7 +7,7 @@ import jaxcomp as jc
 from experiments import _gallery
 from experiments.__main__ import main
 
-ALIKE = {jc.L2Ball, jc.Box, jc.Simplex, jc.Convex, jc.Dykstra}
+ALIKE = {jc.BoxedBall, jc.L2Ball, jc.Box, jc.Simplex, jc.Convex, jc.Dykstra}
 
 pytest.importorskip("matplotlib")
 

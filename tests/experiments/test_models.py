@@ -27,6 +27,7 @@ def paths_and_shapes(model):
     padding=st.sampled_from(["SAME", "VALID"]),
     use_bias=st.booleans(),
 )
+@pytest.mark.slow
 def test_conv_by_matmul_has_the_params_outputs_and_gradients_of_flax(image, kernel_size, strides, padding, use_bias):
     options = dict(features=4, kernel_size=kernel_size, strides=strides, padding=padding, use_bias=use_bias)
     ours, flax = Conv(**options, form="matmul"), nn.Conv(**options)

@@ -26,6 +26,7 @@ def _spec(params, density):
     return progressive_admm._spec(params, density)
 
 
+@pytest.mark.slow
 def test_densities_of_the_paper_keep_6050_weights_and_the_second_ratio_1750():
     params = LeNet5().init(jax.random.key(0), np.zeros((1, 28, 28, 1)))["params"]
     config = progressive_admm.Config()
@@ -34,6 +35,7 @@ def test_densities_of_the_paper_keep_6050_weights_and_the_second_ratio_1750():
         assert jc.report(spec, jc.project(spec, params)).nonzeros == kept
 
 
+@pytest.mark.slow
 def test_gradual_pruning_ends_at_the_density_asked_for_and_prunes_on_the_way():
     rng = np.random.default_rng(0)
     params = {"w": np.asarray(rng.normal(size=100), np.float32)}

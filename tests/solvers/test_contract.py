@@ -49,7 +49,11 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+QUICK = {"ADMM", "ADMM on a chain", "SLR", "Reweighted together", "Dynamic", "Lagrangian", "Progressive SLR"}
+ROWS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SOLVERS]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_solvers_keep_the_contract(name):
     check_solver(SOLVERS[name], PARAMS, regression, BATCH)
 

@@ -226,6 +226,7 @@ EVERYTHING = jc.Lagrangian(
 
 
 @pytest.mark.parametrize("solver", [jc.Lagrangian(energy, 0.3, 0.5), EVERYTHING], ids=["plain", "with everything"])
+@pytest.mark.slow  # beside the row of the suite
 def test_it_keeps_the_contract(solver):
     check_solver(solver, PARAMS, regression, jax.tree.map(lambda x: x[0], BATCHES))
 
