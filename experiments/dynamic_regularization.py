@@ -26,6 +26,7 @@ import jaxcomp as jc
 from experiments._classifier import Classifier
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
+from experiments._statistics import standard_error
 
 _KERNELS = r".*/kernel"
 _AT_GIVEN_RATES = ("admm", "dynamic")
@@ -251,7 +252,7 @@ def _summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]
         summary[name] = {
             **{key: float(np.mean(values)) for key, values in each.items()},
             "kept": kept,
-            "error": _error(each["accuracy"]),
+            "error": standard_error(each["accuracy"]),
             "accuracies": each["accuracy"],
             "ratios": each["ratio"],
             "layers": {path: float(np.mean([outcome["layers"][path] for outcome in outcomes])) for path in paths},
@@ -263,11 +264,6 @@ def _summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]
 
 def _rounds(outcomes: list[dict[str, Any]], key: str) -> list[list[float]]:
     return [[sizes[key] for sizes in outcome["rounds"]] for outcome in outcomes]
-
-
-def _error(values: Any) -> float | None:
-    """Standard error of the mean; None for a single value, which tells nothing of it."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _verdicts(found: dict[str, list[dict[str, Any]]], config: Config) -> list[str]:
@@ -296,7 +292,7 @@ def _yes(holds: bool) -> str:
 
 def _compared(of: dict[str, dict[str, np.ndarray]], one: str, other: str) -> str:
     factor = np.log(of[one]["ratio"] / of[other]["ratio"])
-    error = _error(factor)
+    error = standard_error(factor)
     times = f"{np.exp(factor.mean()):.2f}" + ("" if error is None else f" (x/ {np.exp(error):.2f})")
     landed, retrained = (_points(of[one][key] - of[other][key]) for key in ("landed", "accuracy"))
     return f"{one} against {other}: {times} times the rate, {landed} just pruned, {retrained} retrained"
@@ -304,7 +300,7 @@ def _compared(of: dict[str, dict[str, np.ndarray]], one: str, other: str) -> str
 
 def _points(difference: np.ndarray) -> str:
     """Paired by seed: the same trained network and the same batches on both sides."""
-    error = _error(difference)
+    error = standard_error(difference)
     return f"{100 * difference.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}") + " points"
 
 

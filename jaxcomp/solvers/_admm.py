@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, project
-from jaxcomp.solvers._leaves import distance, norm, wide
+from jaxcomp.solvers._leaves import difference, distance, energy, norm, wide
 from jaxcomp.solvers._solver import Round, Solver
 
 _UNBOUNDED = 100.0  # duals this many times the largest norm of the weights have left all use behind
@@ -93,8 +93,7 @@ class ADMM(Solver):
         )
 
     def objective(self, state: ADMMState, losses: jax.Array, params: Any) -> jax.Array:
-        w = wide(self.spec, params)
-        pull = sum(jnp.sum(jnp.square(w[path] - state.anchor[path])) for path in w)
+        pull = energy(difference(wide(self.spec, params), state.anchor))
         return jnp.mean(losses) + 0.5 * state.rho * pull
 
     def coordinate(self, state: ADMMState, round: Round, params: Any) -> ADMMState:

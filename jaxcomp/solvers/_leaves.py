@@ -20,9 +20,14 @@ def difference(x: Leaves, y: Leaves) -> Leaves:
     return {path: x[path] - y[path] for path in x}
 
 
+def energy(x: Leaves) -> jax.Array:
+    """The sum of the squares of all leaves."""
+    return sum((jnp.sum(jnp.square(leaf)) for leaf in x.values()), jnp.float32(0))
+
+
 def norm(x: Leaves) -> jax.Array:
     """Of all leaves together."""
-    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in x.values()), jnp.float32(0)))
+    return jnp.sqrt(energy(x))
 
 
 def distance(x: Leaves, y: Leaves) -> jax.Array:

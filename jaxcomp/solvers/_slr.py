@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, gather, project, scatter
 from jaxcomp._paths import leaves_by_path, replace
-from jaxcomp.solvers._leaves import difference, distance, norm, wide
+from jaxcomp.solvers._leaves import difference, distance, energy, norm, wide
 from jaxcomp.solvers._solver import Round, Solver
 
 
@@ -130,8 +130,7 @@ class SLR(Solver):
 
     def objective(self, state: SLRState, losses: jax.Array, params: Any) -> jax.Array:
         """The Lagrangian less ``||m||^2 / (2 rho)``, which no parameter changes."""
-        w = wide(self.spec, params)
-        pull = sum(jnp.sum(jnp.square(w[path] - state.anchor[path])) for path in w)
+        pull = energy(difference(wide(self.spec, params), state.anchor))
         return jnp.mean(losses) + 0.5 * state.rho * pull
 
     def coordinate(self, state: SLRState, round: Round, params: Any) -> SLRState:
