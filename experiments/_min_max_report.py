@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments import _plots
 from experiments._registry import Context
-from experiments._statistics import standard_error
+from experiments._statistics import standard_error, with_error
 
 _STRATEGIES = ("average", "min-max")
 _PAPER = (
@@ -48,8 +48,7 @@ def _fold(function: Callable[..., Any], *trees: Any) -> Any:
 
 def _shown(values: np.ndarray) -> str:
     """In percent."""
-    error = standard_error(values)
-    return f"{100 * values.mean():.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    return with_error(100 * values, ".1f")
 
 
 def _gain(found: dict[str, Any]) -> np.ndarray:

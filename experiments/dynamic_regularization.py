@@ -26,7 +26,7 @@ import jaxcomp as jc
 from experiments._classifier import Classifier
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error
+from experiments._statistics import standard_error, with_error
 
 _KERNELS = r".*/kernel"
 _AT_GIVEN_RATES = ("admm", "dynamic")
@@ -300,8 +300,7 @@ def _compared(of: dict[str, dict[str, np.ndarray]], one: str, other: str) -> str
 
 def _points(difference: np.ndarray) -> str:
     """Paired by seed: the same trained network and the same batches on both sides."""
-    error = standard_error(difference)
-    return f"{100 * difference.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}") + " points"
+    return with_error(100 * difference, "+.2f") + " points"
 
 
 def _table(context: Context, config: Config, summary: dict[str, dict[str, Any]]) -> Table:

@@ -25,7 +25,7 @@ from experiments import _membership
 from experiments._defences import Config, Defences
 from experiments._frontier import Point, frontier
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error
+from experiments._statistics import standard_error, with_error
 
 _PAPER = (
     "Of the paper: attack accuracy up to 13.6 % below the baseline's and up to 10 % below that of the min-max game by "
@@ -147,8 +147,7 @@ def _surely_below(values: list[float]) -> bool:
 
 
 def _signed(values: list[float]) -> str:
-    error = standard_error(values)
-    return f"{np.mean(values):+.1f}" + ("" if error is None else f" ± {error:.1f}")
+    return with_error(values, "+.1f")
 
 
 def _table(context: Context, found: Outcomes, chosen: dict[str, str], epsilon: dict[str, float], members: int) -> Table:
@@ -183,8 +182,8 @@ def _name(method: str, setting: str) -> str:
 
 
 def _percent(values: list[float], spread: bool = True) -> str:
-    error = standard_error([100 * value for value in values])
-    return f"{100 * np.mean(values):.1f}" + (f" ± {error:.1f}" if spread and error is not None else "")
+    values = [100 * value for value in values]
+    return with_error(values, ".1f") if spread else f"{np.mean(values):.1f}"
 
 
 def _draw(context: Context, found: Outcomes, chosen: dict[str, str]) -> None:

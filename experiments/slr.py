@@ -29,7 +29,7 @@ from experiments import _plots
 from experiments._classifier import Classifier, gradual_magnitude
 from experiments._models import LeNet300
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error
+from experiments._statistics import standard_error, with_error
 
 _TUNING = 1000  # the seed of the network that numbers are chosen on
 _ONE_SHOT, _GRADUAL, _DYNAMIC = "one-shot magnitude", "gradual magnitude", "dynamic"
@@ -266,8 +266,7 @@ def _ahead(outcomes: dict[str, list[dict]], method: str, key: str) -> np.ndarray
 
 def _points(values: np.ndarray) -> str:
     """Mean and standard error, in points."""
-    error = standard_error(values)
-    return f"{100 * values.mean():+.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+    return with_error(100 * values, "+.2f")
 
 
 def _table(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> Table:
@@ -294,8 +293,7 @@ def _table(context: Context, found: dict[float, dict[str, list[dict]]], dense: l
 
 
 def _percent(values: list[float]) -> str:
-    error = standard_error(values)
-    return f"{100 * np.mean(values):.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+    return with_error(100 * np.asarray(values), ".2f")
 
 
 def _draw(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> None:
