@@ -1,0 +1,171 @@
+"""What a model computes: its matrix products, each with the leaf that feeds it, and the tensors between them."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp._table import Table
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A matrix product of a model, a convolution counted as one; or many of them, in arrays of one shape.
+
+    ``repeat * groups`` independent products ``[rows, depth] @ [depth, columns]``, where
+
+        rows = batch * out_h * out_w,   depth = inputs / groups * kernel_h * kernel_w,   columns = outputs / groups.
+
+    Every number is a leaf: an int, a float, an array or a tracer; so a cost may be differentiated by the number of
+    channels, and the products of a whole workload be one `Product` of arrays (`Workload.stacked`).
+
+    Attributes:
+        name: where in the program it stands; a tuple of names when stacked.
+        path: of the leaf that feeds it, or ``None`` where two activations are multiplied; a tuple when stacked.
+        batch: images, or rows of a dense layer.
+        groups: independent products: the groups of a convolution (its channels if depthwise), the batch axes of a
+            product of activations.
+        inputs, outputs: channels, of all groups together.
+        kernel_h, kernel_w: 1 for a dense layer.
+        in_h, in_w, out_h, out_w: pixels, without padding; 1 for a dense layer.
+        stride: in pixels; where the two differ, the vertical one.
+        repeat: how often it is run: steps of the scans around it.
+        weighted: 1 where a leaf feeds it, 0 where both sides are activations.
+    """
+
+    name: Any = dataclasses.field(metadata={"static": True})
+    path: Any = dataclasses.field(metadata={"static": True})
+    batch: Any
+    groups: Any
+    inputs: Any
+    outputs: Any
+    kernel_h: Any = 1
+    kernel_w: Any = 1
+    in_h: Any = 1
+    in_w: Any = 1
+    out_h: Any = 1
+    out_w: Any = 1
+    stride: Any = 1
+    repeat: Any = 1
+    weighted: Any = 1
+
+    @property
+    def rows(self) -> Any:
+        return self.batch * self.out_h * self.out_w
+
+    @property
+    def depth(self) -> Any:
+        return self.inputs * self.kernel_h * self.kernel_w / self.groups
+
+    @property
+    def columns(self) -> Any:
+        return self.outputs / self.groups
+
+    @property
+    def macs(self) -> Any:
+        """Multiplications, each with an addition."""
+        return self.repeat * self.rows * self.depth * self.outputs
+
+    @property
+    def weights(self) -> Any:
+        """Numbers on the right side of the product: weights, or activations where none feed it."""
+        return self.depth * self.outputs
+
+    @property
+    def reads(self) -> Any:
+        """Activations that come in, once."""
+        return self.batch * self.inputs * self.in_h * self.in_w
+
+    @property
+    def writes(self) -> Any:
+        """Activations that go out."""
+        return self.batch * self.outputs * self.out_h * self.out_w
+
+    @property
+    def depthwise(self) -> Any:
+        """Whether every channel has a filter of its own and nothing is summed over channels."""
+        return (self.groups > 1) & (self.groups == self.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An activation between products.
+
+    Attributes:
+        name: where it comes from.
+        elements: numbers in it.
+        born: the number of the product that writes it; -1 for an input of the model.
+        dies: the number of the last product that reads it; the number of products for an output of the model.
+    """
+
+    name: str
+    elements: int
+    born: int
+    dies: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The products of a model in the order they run, and the activations that live between them; print it.
+
+    Attributes:
+        products: one by one.
+        tensors: activations, for the memory that they need together.
+        unattributed: products that no leaf is known to feed though one should, and why.
+    """
+
+    products: tuple[Product, ...]
+    tensors: tuple[Tensor, ...] = dataclasses.field(default=(), metadata={"static": True})
+    unattributed: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    def __len__(self) -> int:
+        return len(self.products)
+
+    def __iter__(self) -> Iterator[Product]:
+        return iter(self.products)
+
+    @property
+    def macs(self) -> Any:
+        return sum(product.macs for product in self.products)
+
+    @property
+    def stacked(self) -> Product:
+        """All products as one, every number an array ``[products]`` of float32, names and paths tuples."""
+        fields = [field.name for field in dataclasses.fields(Product) if field.name not in ("name", "path")]
+        return Product(
+            tuple(product.name for product in self.products),
+            tuple(product.path for product in self.products),
+            **{f: jnp.stack([jnp.asarray(getattr(p, f), jnp.float32) for p in self.products]) for f in fields},
+        )
+
+    @property
+    def live(self) -> list[int]:
+        """Elements of the activations that exist together while every product runs."""
+        return [sum(t.elements for t in self.tensors if t.born <= i <= t.dies) for i in range(len(self.products))]
+
+    def table(self) -> Table:
+        """A row a product, and the total."""
+        columns = ["product", "leaf", "groups", "rows", "depth", "columns", "repeat", "MACs", "weights", "live"]
+        table = Table("workload", columns)
+        for product, live in zip(self.products, self.live, strict=True):
+            numbers = (product.groups, product.rows, product.depth, product.columns, product.repeat)
+            table.row(
+                product.name,
+                product.path or "-",
+                *(f"{number:,.0f}" for number in (*numbers, product.macs, product.weights)),
+                f"{live:,}",
+            )
+        total = [f"{sum(p.weights * p.weighted for p in self.products):,.0f}", f"{max(self.live, default=0):,}"]
+        table.row("total", "-", "-", "-", "-", "-", "-", f"{self.macs:,.0f}", *total)
+        return table
+
+    def __str__(self) -> str:
+        listed = "".join(f"\nunattributed: {line}" for line in self.unattributed)
+        return f"{self.table()}{listed}"
+
+    def __rich__(self):
+        return self.table().__rich__()
