@@ -44,5 +44,5 @@ $(VENV)/experiments.stamp: pyproject.toml $(CONSTRAINTS) | $(VENV)/python.stamp
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) | $(VENV)/python.stamp
-	$(INSTALL) -e ".[experiments,dev]"
+	$(INSTALL) -e ".[experiments,sweeps,dev]"
 	@touch $(VENV)/experiments.stamp $@
