@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcomp._table import Table
 
@@ -33,7 +34,9 @@ class Product:
         in_h, in_w, out_h, out_w: pixels, without padding; 1 for a dense layer.
         stride: in pixels; where the two differ, the vertical one.
         repeat: how often it is run: steps of the scans around it.
-        weighted: 1 where a leaf feeds it, 0 where both sides are activations.
+        weighted: 1 where a leaf, or a constant of the program, feeds it; 0 where both sides are activations.
+        copies: how often weights as many as its own have to be stored for it: once; as often as there are layers in a
+            stack that is scanned; never where an earlier product has stored them, or where none feed it.
     """
 
     name: Any = dataclasses.field(metadata={"static": True})
@@ -51,6 +54,7 @@ class Product:
     stride: Any = 1
     repeat: Any = 1
     weighted: Any = 1
+    copies: Any = 1
 
     @property
     def rows(self) -> Any:
@@ -92,19 +96,41 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An activation between products.
+    """An activation that is stored between products.
+
+    Moments are numbers of products: ``i`` is while product ``i`` runs, ``i + 0.5`` between it and the next one.
 
     Attributes:
         name: where it comes from.
         elements: numbers in it.
-        born: the number of the product that writes it; -1 for an input of the model.
-        dies: the number of the last product that reads it; the number of products for an output of the model.
+        born: the moment it is written: that of a product, or of something between two (a pooling, a lookup); -1 for an
+            input of the model.
+        dies: the moment it is last needed; the number of products for an output of the model.
+        read: the last product that reads it, -1 if none does. A residual dies later: it waits for its addition.
     """
 
     name: str
     elements: int
-    born: int
-    dies: int
+    born: float
+    dies: float
+    read: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """Rows taken from a table that is a leaf, as an embedding does: no multiplications, but bytes.
+
+    Attributes:
+        name: where in the program it stands.
+        path: of the table.
+        rows: looked up in one run of the model.
+        width: numbers in a row.
+    """
+
+    name: str
+    path: str
+    rows: int
+    width: int
 
 
 @jax.tree_util.register_dataclass
@@ -115,12 +141,19 @@ class Workload:
     Attributes:
         products: one by one.
         tensors: activations, for the memory that they need together.
-        unattributed: products that no leaf is known to feed though one should, and why.
+        unattributed: products with weights that no one leaf is known to feed, and why.
+        lookups: in tables.
+        leaves: paths of all leaves that the program reads, each with its number of elements: what is stored beside
+            the weights of products.
+        notes: where a count rests on an assumption: loops of unknown length, branches, products of two leaves.
     """
 
     products: tuple[Product, ...]
     tensors: tuple[Tensor, ...] = dataclasses.field(default=(), metadata={"static": True})
     unattributed: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    lookups: tuple[Lookup, ...] = dataclasses.field(default=(), metadata={"static": True})
+    leaves: tuple[tuple[str, int], ...] = dataclasses.field(default=(), metadata={"static": True})
+    notes: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def __len__(self) -> int:
         return len(self.products)
@@ -144,28 +177,39 @@ class Workload:
 
     @property
     def live(self) -> list[int]:
-        """Elements of the activations that exist together while every product runs."""
-        return [sum(t.elements for t in self.tensors if t.born <= i <= t.dies) for i in range(len(self.products))]
+        """The most elements of activations that exist together while every product runs, or until the next one."""
+        change = np.zeros(2 * len(self) + 4, np.int64)  # at every half step, from -1 on
+        for tensor in self.tensors:
+            change[round(2 * tensor.born) + 2] += tensor.elements
+            change[round(2 * tensor.dies) + 3] -= tensor.elements
+        alive = np.cumsum(change)
+        first = alive[:2].max()
+        most = np.maximum(alive[2:-2:2], alive[3:-1:2])
+        return [int(max(elements, first if number == 0 else 0)) for number, elements in enumerate(most)]
 
     def table(self) -> Table:
         """A row a product, and the total."""
-        columns = ["product", "leaf", "groups", "rows", "depth", "columns", "repeat", "MACs", "weights", "live"]
+        columns = ["product", "leaf", "groups", "rows", "depth", "columns", "repeat", "M MACs", "weights", "live"]
         table = Table("workload", columns)
         for product, live in zip(self.products, self.live, strict=True):
-            numbers = (product.groups, product.rows, product.depth, product.columns, product.repeat)
-            table.row(
-                product.name,
-                product.path or "-",
-                *(f"{number:,.0f}" for number in (*numbers, product.macs, product.weights)),
-                f"{live:,}",
-            )
-        total = [f"{sum(p.weights * p.weighted for p in self.products):,.0f}", f"{max(self.live, default=0):,}"]
-        table.row("total", "-", "-", "-", "-", "-", "-", f"{self.macs:,.0f}", *total)
+            shape = (product.groups, product.rows, product.depth, product.columns, product.repeat)
+            cells = [f"{number:,.6g}" if number < 1e6 else f"{number:,.0f}" for number in shape]
+            weights = f"{product.weights:,.0f}" if product.weighted else "-"
+            table.row(product.name, product.path or "-", *cells, _millions(product.macs), weights, f"{live:,}")
+        weights = f"{sum(p.weights * p.copies * p.weighted for p in self.products):,.0f}"
+        table.row("total", *["-"] * 6, _millions(self.macs), weights, f"{max(self.live, default=0):,}")
         return table
 
     def __str__(self) -> str:
-        listed = "".join(f"\nunattributed: {line}" for line in self.unattributed)
-        return f"{self.table()}{listed}"
+        lines = [str(self.table())]
+        lines += [f"lookup: {x.name}: {x.rows:,} rows of {x.width:,} from {x.path}" for x in self.lookups]
+        lines += [f"unattributed: {line}" for line in self.unattributed]
+        lines += [f"note: {line}" for line in self.notes]
+        return "\n".join(lines)
 
     def __rich__(self):
         return self.table().__rich__()
+
+
+def _millions(macs: Any) -> str:
+    return f"{macs / 1e6:,.3f}"

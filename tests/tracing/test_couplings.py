@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from experiments._models import Conv
-from jaxcomp._couplings import Coupling, couplings
 from jaxcomp._paths import leaves_by_path, replace
+from jaxcomp.tracing._couplings import Coupling, couplings
 from tests.problems import PYTREES
 
 relu = jax.nn.relu

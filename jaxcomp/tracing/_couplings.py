@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcomp._atoms import _Atom, _axes, _fix, _places
 from jaxcomp._paths import leaves_by_path, replace, select
-from jaxcomp._propagate import _read, _run, _Value
 from jaxcomp._table import Table
 from jaxcomp.constraints import Layout, View
+from jaxcomp.tracing._atoms import _Atom, _axes, _fix, _places
+from jaxcomp.tracing._propagate import _read, _run, _Value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp._atoms import _Atom, _axes, _axis, _fix, _Label, _leaves, _length, _unify
-from jaxcomp._labels import _changed, _made, _rule, _unified, _unknown, _Value
+from jaxcomp.tracing._atoms import _Atom, _axes, _axis, _fix, _Label, _leaves, _length, _unify
+from jaxcomp.tracing._labels import _changed, _made, _rule, _unified, _unknown, _Value
 
 
 @_rule(

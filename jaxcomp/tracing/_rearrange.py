@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from jaxcomp._atoms import (
+from jaxcomp.tracing._atoms import (
     _Atom,
     _axes,
     _axis,
@@ -17,7 +17,7 @@ from jaxcomp._atoms import (
     _regroup,
     _unify,
 )
-from jaxcomp._labels import _changed, _made, _rule, _unified, _unknown, _Value
+from jaxcomp.tracing._labels import _changed, _made, _rule, _unified, _unknown, _Value
 
 
 @_rule("transpose")

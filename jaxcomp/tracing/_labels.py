@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxcomp._atoms import _Atom, _axes, _axis, _fix, _Label, _unify
+from jaxcomp.tracing._atoms import _Atom, _axes, _axis, _fix, _Label, _unify
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 from jax.extend.core import Literal
 
 # Each tells the rules of its operations.
-from jaxcomp import _arithmetic as _arithmetic
-from jaxcomp import _rearrange as _rearrange
-from jaxcomp._atoms import _axis, _fix
-from jaxcomp._labels import _RULES, _constant, _rule, _unified, _unknown, _Value
+from jaxcomp.tracing import _arithmetic as _arithmetic
+from jaxcomp.tracing import _rearrange as _rearrange
+from jaxcomp.tracing._atoms import _axis, _fix
+from jaxcomp.tracing._labels import _RULES, _constant, _rule, _unified, _unknown, _Value
 
 _CALLS = (
     *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"),
