@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-NAMES = ("selection", "projections", "solver_overhead")
+NAMES = ("selection", "projections", "solver_overhead", "sweeps", "tracing", "hwmodels")
 
 
 def main() -> None:
@@ -15,6 +15,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of every program (default: 9)")
+    for peer in ("scalesim", "zigzag"):
+        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"for hwmodels: an interpreter that has {peer}")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
@@ -22,7 +24,8 @@ def main() -> None:
     console, figures = Console(width=120), {}
     for name in options.names or NAMES:
         # Imported here and in turn: a benchmark may pin the process to a core before JAX starts its threads.
-        figures[name], table = importlib.import_module(f"benchmarks.{name}").measure(options.repeats)
+        peers = {"scalesim": options.scalesim, "zigzag": options.zigzag} if name == "hwmodels" else {}
+        figures[name], table = importlib.import_module(f"benchmarks.{name}").measure(options.repeats, **peers)
         console.print(table)
     text = json.dumps(figures, indent=2)
     if options.json:

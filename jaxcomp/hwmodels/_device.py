@@ -109,23 +109,17 @@ class Device:
 
     def cost(self, workload: Workload, stored: Stored = Stored(), mode: Mode = Exact()) -> Cost:
         """What a whole model costs: latencies and energies add up, and activations need the most alive at once."""
-        found = self.product(workload.stacked, stored, mode)
+        stacked = workload.stacked
+        found = self.product(stacked, stored, mode)
         shape = (len(workload),)
         found = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape), found)
         live = jnp.asarray(workload.live, jnp.float32)
-        first = jnp.asarray([_first(i, workload) for i in range(len(workload))], jnp.float32)
         return Cost(
             latency_s=jnp.sum(found.latency_s),
             energy_j=jnp.sum(found.energy_j) if found.energy_terms else jnp.float32(jnp.nan),
             area_mm2=jnp.asarray(self.area_mm2, jnp.float32),
-            weight_bytes=jnp.sum(found.weight_bytes * first),
+            weight_bytes=jnp.sum(found.weight_bytes * stacked.copies * stacked.weighted),
             activation_bytes=jnp.max(live * stored.activation_bits / 8),
             products=found,
             names=tuple(product.name for product in workload),
         )
-
-
-def _first(number: int, workload: Workload) -> bool:
-    """Whether a product is the first that its leaf feeds; two activations have no stored weights."""
-    path = workload.products[number].path
-    return path is not None and all(other.path != path for other in workload.products[:number])

@@ -60,13 +60,15 @@ def stored(
         activation_bits: of all activations, or of those of every product.
 
     Raises:
-        ValueError: a footprint of a leaf that feeds no product.
+        ValueError: a footprint of a leaf that the workload does not read.
     """
     footprints = dict(footprints or {})
-    unknown = sorted(set(footprints) - {product.path for product in workload})
+    known = {product.path for product in workload if product.path} | {path for path, _ in workload.leaves}
+    unknown = sorted(set(footprints) - known)
     if unknown:
-        fed = sorted({product.path for product in workload if product.path})
-        raise ValueError(f"footprints of {unknown}, which feed no product of the workload; leaves that do: {fed}")
+        raise ValueError(
+            f"footprints of {unknown}, which the workload does not read; leaves that it reads: {sorted(known)}"
+        )
     shape = (len(workload),)
     bits = jnp.broadcast_to(jnp.asarray(weight_bits, jnp.float32), shape)
     rows = [_of(footprints.get(p.path), bits[i]) for i, p in enumerate(workload)]

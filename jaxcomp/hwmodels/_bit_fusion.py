@@ -1,0 +1,88 @@
+"""Bit Fusion: 2-bit multipliers that join into wider ones, so that time falls in steps of powers of two."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp._workload import Product
+from jaxcomp.hwmodels._device import Device, ProductCost
+from jaxcomp.hwmodels._mode import Exact, Mode
+from jaxcomp.hwmodels._operands import folds, operands, traffic
+from jaxcomp.hwmodels._stored import Stored
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BitFusion(Device):
+    r"""An array of fusion units, each of 16 multipliers of 2 bits that make wider products of several.
+
+    Widths are rounded up to 2, 4, 8, 16. A unit multiplies ``16 / (w / 2 * a / 2)`` pairs of operands a cycle: 16 pairs
+    of 2 bits, one of 8 bits, and a pair of 16 bits in four cycles. What it fuses is summed, so lower widths make the
+    array deeper:
+
+        cycles = runs * rows_of_the_product * ceil(depth / (rows * pairs)) * ceil(outputs / columns)
+
+    for stationary weights, without the cycles to fill the array. ``latency_s`` is the larger of that and off-chip
+    bytes over the bandwidth; half of the buffer holds partial sums of 32 bits, and off-chip traffic is the least that
+    this allows. Off chip operands are packed to their own widths, not to powers of two.
+
+    Sizes and the rule of fusion are from the paper, from memory: high for the rule, medium for the size of the
+    array, the port and the clock. **Not validated**: no published table of latencies is at hand. Single zeros save
+    nothing; energy is NaN.
+
+    Args:
+        rows, columns: of the array of fusion units.
+        clock_hz: cycles a second.
+        bandwidth: bytes a second off chip.
+        buffer_bytes: on chip.
+
+    >>> from jaxcomp._workload import Product
+    >>> layer = Product("layer", "layer/kernel", 512, 1, 512, 512)
+    >>> [int(BitFusion().cycles(layer, Stored(weight_bits=b, activation_bits=b))) for b in (16, 8, 5, 4, 2)]
+    [1048576, 262144, 262144, 65536, 16384]
+
+    References: Sharma et al., Bit Fusion, ISCA 2018, arXiv 1712.01507.
+    """
+
+    rows: Any = 32
+    columns: Any = 16
+    clock_hz: Any = 500e6
+    bandwidth: Any = 8e9  # 128 bits a cycle
+    buffer_bytes: Any = 112 * 1024
+
+    def cycles(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> jax.Array:
+        """Of the array alone, no operand late."""
+        o = operands(product, stored)
+        pairs = 64 / (_fused(o.weight_bits, mode) * _fused(o.activation_bits, mode))
+        # Below one pair a cycle a unit takes several cycles, and the array is as deep as it has rows.
+        deep, turns = jnp.maximum(pairs, 1), jnp.maximum(1 / pairs, 1)
+        pieces = folds(o.depth, self.rows * deep, mode) * folds(o.columns, self.columns, mode)
+        return o.runs * o.rows * pieces * turns
+
+    def product(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> ProductCost:
+        o = operands(product, stored)
+        cycles = self.cycles(product, stored, mode)
+        room = self.buffer_bytes * 8 / _PARTIAL_SUM_BITS / 2
+        _, moved = traffic(product, o, room)
+        terms = {"compute": cycles / self.clock_hz, "memory": moved / self.bandwidth}
+        return ProductCost(
+            latency_s=mode.maximum(*terms.values()),
+            latency_terms=terms,
+            energy_terms={},
+            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
+            utilization=o.macs * o.weight_bits * o.activation_bits / (64 * self.rows * self.columns * cycles),
+        )
+
+
+_PARTIAL_SUM_BITS = 32
+
+
+def _fused(bits: Any, mode: Mode) -> jax.Array:
+    """The power of two from 2 up that holds so many bits."""
+    steps = mode.ceil(jnp.log2(jnp.maximum(bits, 2)) - _ROUNDING)
+    return 2.0**steps
+
+
+_ROUNDING = 1e-5  # log2 of a power of two may come out above a whole number
