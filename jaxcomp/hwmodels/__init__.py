@@ -2,14 +2,22 @@
 
 from jaxcomp.hwmodels._allocate import Allocation as Allocation
 from jaxcomp.hwmodels._allocate import allocate as allocate
+from jaxcomp.hwmodels._battery import Battery as Battery
 from jaxcomp.hwmodels._bit_fusion import BitFusion as BitFusion
 from jaxcomp.hwmodels._bit_serial import BitSerial as BitSerial
 from jaxcomp.hwmodels._choices import choices as choices
 from jaxcomp.hwmodels._device import Cost as Cost
 from jaxcomp.hwmodels._device import Device as Device
 from jaxcomp.hwmodels._device import ProductCost as ProductCost
+from jaxcomp.hwmodels._first_fit import Placement as Placement
+from jaxcomp.hwmodels._first_fit import first_fit as first_fit
+from jaxcomp.hwmodels._fpga_circulant import FpgaCirculant as FpgaCirculant
+from jaxcomp.hwmodels._fpga_circulant import Pipeline as Pipeline
 from jaxcomp.hwmodels._level import Level as Level
 from jaxcomp.hwmodels._mapping import Mapping as Mapping
+from jaxcomp.hwmodels._measured import MeasuredTable as MeasuredTable
+from jaxcomp.hwmodels._microcontroller import Microcontroller as Microcontroller
+from jaxcomp.hwmodels._mobile_cpu import MobileCpu as MobileCpu
 from jaxcomp.hwmodels._mode import Exact as Exact
 from jaxcomp.hwmodels._mode import Mode as Mode
 from jaxcomp.hwmodels._mode import Smooth as Smooth
@@ -18,3 +26,4 @@ from jaxcomp.hwmodels._spatial import Spatial as Spatial
 from jaxcomp.hwmodels._stored import Stored as Stored
 from jaxcomp.hwmodels._stored import stored as stored
 from jaxcomp.hwmodels._systolic import Systolic as Systolic
+from jaxcomp.hwmodels._training_cluster import TrainingCluster as TrainingCluster

@@ -107,19 +107,23 @@ class Device:
         """Square millimetres, NaN where it is not known."""
         return jnp.nan
 
+    def live(self, workload: Workload) -> jax.Array:
+        """Numbers in memory at once while every product runs, ``[products]``; weights do not count."""
+        return jnp.asarray(workload.live, jnp.float32)
+
     def cost(self, workload: Workload, stored: Stored = Stored(), mode: Mode = Exact()) -> Cost:
         """What a whole model costs: latencies and energies add up, and activations need the most alive at once."""
         stacked = workload.stacked
         found = self.product(stacked, stored, mode)
         shape = (len(workload),)
         found = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape), found)
-        live = jnp.asarray(workload.live, jnp.float32)
+        live = self.live(workload) * stored.activation_bits / 8
         return Cost(
             latency_s=jnp.sum(found.latency_s),
             energy_j=jnp.sum(found.energy_j) if found.energy_terms else jnp.float32(jnp.nan),
             area_mm2=jnp.asarray(self.area_mm2, jnp.float32),
             weight_bytes=jnp.sum(found.weight_bytes * stacked.copies * stacked.weighted),
-            activation_bytes=jnp.max(live * stored.activation_bits / 8),
+            activation_bytes=mode.maximum(*live),
             products=found,
             names=tuple(product.name for product in workload),
         )
