@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import _data, _registry, _results, _settings
@@ -58,7 +59,9 @@ def _positive(text: str) -> int:
 def _list(options: argparse.Namespace, console: Console) -> None:
     table = Table("name", "paper", "what it shows", "default data")
     for experiment in _registry.discover():
-        table.add_row(experiment.name, experiment.paper, experiment.summary, experiment.data)
+        table.add_row(experiment.name, experiment.paper, experiment.summary, experiment.data or "its own")
+    for name, reason in sorted(_registry.BROKEN.items()):
+        table.add_row(name, "", f"cannot be imported: {escape(reason)}", "")
     console.print(table)
 
 
@@ -70,6 +73,8 @@ def _draw_gallery(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     experiment = _registry.find(options.name)
+    if experiment.data is None and options.data is not None:
+        raise UsageError(f"--data {options.data}: {experiment.name} reads data of its own; leave --data out.")
     run = _results.Run(
         experiment=experiment,
         config=_settings.apply(experiment.default_config(options.quick), options.set),
@@ -77,7 +82,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         seeds=tuple(range(options.seeds)),
         quick=options.quick,
     )
-    data = _data.load(run.data, options.data_dir)
+    data = None if run.data is None else _data.load(run.data, options.data_dir)
     folder = run.folder(options.results)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

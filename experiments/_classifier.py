@@ -14,9 +14,27 @@ from flax import linen as nn
 from rich.console import Console
 
 import jaxcomp as jc
+from experiments._compression_report import Outcome
 from experiments._data import Dataset, Split
 
 _CHUNK = 1000  # images evaluated at once
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Landing(jc.Solver):
+    """Hard pruning, or what else projecting on the sets is, and nothing before it."""
+
+    spec: jc.Spec
+
+    def init(self, params: Any) -> tuple[()]:
+        return ()
+
+    def objective(self, state: tuple[()], losses: jax.Array, params: Any) -> jax.Array:
+        return jnp.mean(losses)
+
+    def coordinate(self, state: tuple[()], round: jc.Round, params: Any) -> tuple[()]:
+        return state
 
 
 class Classifier:
@@ -76,10 +94,26 @@ class Classifier:
     def _right(self):
         return jax.jit(lambda params, x, y: jnp.sum(self.model.apply({"params": params}, x).argmax(-1) == y))
 
+    def measured(self, landed: Any, params: Any, report: jc.Report) -> Outcome:
+        """What compression left, in test accuracy and in weights: of networks before and after retraining."""
+        pruned = bool(report.constrained)
+        return Outcome(
+            landed=self.accuracy(landed, self.data.test),
+            accuracy=self.accuracy(params, self.data.test),
+            kept=report.nonzeros if pruned else None,
+            ratio=report.weight_ratio if pruned else 1.0,
+            storage_ratio=report.storage_ratio,
+            violation=report.violation,
+            layers={leaf.path: leaf.nonzeros for leaf in report.constrained},
+        )
+
     def run(
         self, name: str, params: Any, solver: jc.Solver, *, seed: int, rounds: int = 0, retrain: int = 0, **options: Any
     ) -> jc.Result:
-        """`jaxcomp.compress`: `rounds` of coordination at a constant rate, then `retrain` rounds at a decaying one."""
+        """`jaxcomp.compress`: `rounds` of coordination at a constant rate, then `retrain` rounds at a decaying one.
+
+        What ends in NaN or infinity is a result all the same, and not retrained.
+        """
         solve = functools.partial(
             jc.compress, self.loss, steps=self.steps, resume=True, keep=1, console=self.console, early_stop=False
         )
@@ -97,10 +131,12 @@ class Classifier:
                 **options,
             )
             params, history = result.params, result.history
+            if not all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)):
+                return dataclasses.replace(result, diverged=True)
         after = solve(
             params,
             self.batches(seed + 1000, max(retrain, 1)),
-            jc.ADMM(solver.spec),
+            Landing(solver.spec),
             optimizer=_decaying(self.learning_rate, max(retrain, 1) * self.steps),
             rounds=0,
             retrain=retrain,

@@ -11,6 +11,7 @@ import rich.box
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from experiments import _plots
 from experiments._registry import Context
 from experiments._statistics import standard_error
 
@@ -136,7 +137,7 @@ def draw(path: Path, rows: list[Row]) -> None:
     for axes, key, factor, label in zip(
         panels, ("accuracy", "loss"), (100, 1), ("test accuracy (%)", "training loss"), strict=True
     ):
-        axes.axhline(factor * rows[0].mean(key), color="0.45", linestyle="--", linewidth=1.2, label=rows[0].name)
+        axes.axhline(factor * rows[0].mean(key), color=_plots.GREY, linestyle="--", linewidth=1.2, label=rows[0].name)
         for name, (colour, marker) in _STYLES.items():
             points = sorted((r.mean("ratio"), r.mean(key), r.error(key) or 0.0) for r in rows if r.name == name)
             ratio, mean, error = np.array(points).T
@@ -149,4 +150,4 @@ def draw(path: Path, rows: list[Row]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9", linewidth=0.8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, format="png")
+    _plots.save(figure, path)

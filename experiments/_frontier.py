@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments._plots import _COLOURS, _GREY, _MARKERS, _figure, _save
+from experiments import _plots
 from experiments._statistics import standard_error
 
 
@@ -36,10 +36,10 @@ def frontier(
       level: name and height of a horizontal line.
       least: settings whose x is smaller are left out, and counted under the axis.
     """
-    figure, axes = _figure()
-    axes.axhline(level[1], color=_GREY, linestyle="--", linewidth=1.2, label=level[0], zorder=1)
+    figure, axes = _plots.blank()
+    axes.axhline(level[1], color=_plots.GREY, linestyle="--", linewidth=1.2, label=level[0], zorder=1)
     left_out = sum(np.mean(point.x) < least for points in methods.values() for point in points)
-    for (name, points), colour, marker in zip(methods.items(), _COLOURS, _MARKERS, strict=False):
+    for (name, points), colour, marker in zip(methods.items(), _plots.COLOURS, _plots.MARKERS, strict=False):
         shown = [point for point in points if np.mean(point.x) >= least]
         points = sorted(shown, key=lambda point: float(np.mean(point.x)))
         means = np.array([(np.mean(point.x), np.mean(point.y)) for point in points]).reshape(-1, 2)
@@ -61,4 +61,4 @@ def frontier(
     axes.set(xlabel=x + note, ylabel=y)
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.legend(frameon=False, fontsize=8, title="filled: chosen", title_fontsize=8)
-    _save(figure, path)
+    _plots.save(figure, path)

@@ -159,7 +159,7 @@ def _draw(context: Context, each: dict[str, Any]) -> None:
     fooled.set(xlabel="norm, for 4 networks; 6 transformations, linf", ylabel="all fooled (%)")
 
     points = {float(radius): _all(found) for radius, found in each["radii"].items()} | {0.2: attacks["linf"]}
-    for strategy, colour, marker in zip(_STRATEGIES, _plots._COLOURS, "os", strict=False):
+    for strategy, colour, marker in zip(_STRATEGIES, _plots.COLOURS, "os", strict=False):
         found = [points[radius][strategy] for radius in sorted(points)]
         style = dict(color=colour, marker=marker, capsize=3, label=strategy)
         radii.errorbar(sorted(points), *_heights(found), **style)
@@ -175,7 +175,7 @@ def _draw(context: Context, each: dict[str, Any]) -> None:
         axes.grid(axis="y", color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
-    _plots._save(figure, context.folder / "min_max.png")
+    _plots.save(figure, context.folder / "min_max.png")
 
 
 def _all(found: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -191,7 +191,7 @@ def _bars(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> None:
     """For every group a bar for each of its entries."""
     series = list(next(iter(groups.values())))
     width = 0.8 / len(series)
-    for i, (name, colour) in enumerate(zip(series, _plots._COLOURS, strict=False)):
+    for i, (name, colour) in enumerate(zip(series, _plots.COLOURS, strict=False)):
         heights, errors = _heights([group[name] for group in groups.values()])
         places = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         axes.bar(places, heights, width, yerr=errors, color=colour, capsize=2, label=name)

@@ -14,13 +14,29 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; each curve also has its own marker.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
-_GREY = "0.45"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+GREY = "0.45"
 
 # Diverging, without the pale middle: a small weight that was kept must not look like one that was removed.
 _KEPT = ListedColormap(matplotlib.colormaps["RdBu_r"](np.r_[0.02:0.36:128j, 0.64:0.98:128j]), "kept")
 _DOTS = 200
+
+
+def blank() -> tuple[Figure, Axes]:
+    """A figure of one panel in the style of all."""
+    figure = Figure(figsize=(6.4, 4.0), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """As a PNG file, in a folder that is made if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
 
 
 def accuracy_against_compression(
@@ -37,9 +53,9 @@ def accuracy_against_compression(
         as fractions of 1.
       dense: accuracy of the network before compression, a fraction of 1, drawn as a horizontal line.
     """
-    figure, axes = _figure()
-    axes.axhline(100 * dense, color=_GREY, linestyle="--", linewidth=1.2, label="dense", zorder=1)
-    for (name, points), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
+    figure, axes = blank()
+    axes.axhline(100 * dense, color=GREY, linestyle="--", linewidth=1.2, label="dense", zorder=1)
+    for (name, points), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
         ratio, mean, error = np.array(sorted(points)).T
         style = dict(color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=3, elinewidth=1.2)
         axes.errorbar(ratio, 100 * mean, 100 * error, label=name, **style)
@@ -52,7 +68,7 @@ def accuracy_against_compression(
     axes.set_xlabel("compression (weights before / weights kept)")
     axes.set_ylabel("test accuracy (%)")
     axes.legend(frameon=False, loc="lower left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def residuals(path: str | os.PathLike, history: Mapping[str, Sequence[float]], stages: Sequence[int] = ()) -> None:
@@ -63,20 +79,20 @@ def residuals(path: str | os.PathLike, history: Mapping[str, Sequence[float]], s
       history: for each curve, such as "primal" and "dual", one residual a round.
       stages: the rounds, counted from 0, at which a new stage begins; each is marked by a vertical line.
     """
-    figure, axes = _figure()
-    for (name, values), colour, marker in zip(history.items(), _COLOURS, _MARKERS, strict=False):
+    figure, axes = blank()
+    for (name, values), colour, marker in zip(history.items(), COLOURS, MARKERS, strict=False):
         values = np.where(np.asarray(values) > 0, values, np.nan)  # a logarithmic axis has no zero: leave a gap
         rounds = np.arange(1, len(values) + 1)
         axes.plot(rounds, values, color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
     for index, start in enumerate(stage for stage in stages if stage > 0):
         label = None if index else "new stage"
-        axes.axvline(start + 0.5, color=_GREY, linestyle=":", linewidth=1.2, label=label, zorder=1)
+        axes.axvline(start + 0.5, color=GREY, linestyle=":", linewidth=1.2, label=label, zorder=1)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.set_xlabel("round")
     axes.set_ylabel("residual (Euclidean norm)")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def kept_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]) -> None:
@@ -96,7 +112,7 @@ def kept_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]) -> 
         _draw(axes, name, np.asarray(array, np.float32))
     for axes in panels:  # those left over
         axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def gallery(path: str | os.PathLike, panels: Mapping[str, tuple[np.ndarray, str]], columns: int = 5) -> None:
@@ -119,7 +135,7 @@ def gallery(path: str | os.PathLike, panels: Mapping[str, tuple[np.ndarray, str]
         axes.set_title(f"{title}\n{line}", fontsize=9)
     for axes in frames:  # those left over
         axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _pixels(image: np.ndarray, limit: float) -> np.ndarray:
@@ -181,17 +197,3 @@ def _apart(ratios: Sequence[float], factor: float) -> list[float]:
         if not chosen or ratio >= factor * chosen[-1]:
             chosen.append(ratio)
     return chosen
-
-
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.0), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")

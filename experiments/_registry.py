@@ -23,14 +23,14 @@ class Context:
     Attributes:
       console: where to report progress.
       folder: an existing folder for plots and checkpoints, beside ``result.json``.
-      data: the data set.
+      data: the data set; of an experiment that reads data of its own, `None`.
       seeds: one independent repetition for each.
       quick: whether a short demonstration was asked for.
     """
 
     console: Console
     folder: Path
-    data: Dataset
+    data: Dataset | None
     seeds: tuple[int, ...]
     quick: bool
 
@@ -43,7 +43,7 @@ class Experiment:
       name: on the command line.
       paper: what it reproduces.
       summary: what a run shows, in one line.
-      data: name of the data set used by default.
+      data: name of the data set used by default; `None` for an experiment that reads data of its own.
       config: a frozen dataclass whose fields all have defaults.
       run: maps a ``config`` and a `Context` to metrics: numbers, text, arrays, lists and dictionaries.
     """
@@ -51,7 +51,7 @@ class Experiment:
     name: str
     paper: str
     summary: str
-    data: str
+    data: str | None
     config: type
     run: Callable[[Any, Context], dict[str, Any]]
 
@@ -61,9 +61,10 @@ class Experiment:
 
 
 REGISTRY: dict[str, Experiment] = {}
+BROKEN: dict[str, str] = {}  # by name, why the module of an experiment could not be imported
 
 
-def experiment(name: str, *, paper: str, summary: str, data: str = DIGITS) -> Callable:
+def experiment(name: str, *, paper: str, summary: str, data: str | None = DIGITS) -> Callable:
     """Registers ``run(config: Config, context: Context) -> dict`` under ``name``.
 
     The configuration class is the annotation of the first parameter: a frozen dataclass with defaults, and
@@ -87,19 +88,34 @@ def experiment(name: str, *, paper: str, summary: str, data: str = DIGITS) -> Ca
 
 
 def discover() -> list[Experiment]:
-    """All experiments, sorted by name, once every public module of the package has been imported."""
+    """All experiments, sorted by name, once every public module of the package has been imported.
+
+    One that cannot be imported must not take the others with it: `BROKEN` then has the reason.
+    """
     package = importlib.import_module("experiments")
-    for module in pkgutil.iter_modules(package.__path__, "experiments."):
-        if not module.name.rpartition(".")[-1].startswith("_"):
-            importlib.import_module(module.name)
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name.startswith("_"):
+            continue
+        name = module.name.replace("_", "-")
+        BROKEN.pop(name, None)
+        try:
+            importlib.import_module(f"experiments.{module.name}")
+        except Exception as error:  # whatever a module may do on import
+            BROKEN[name] = f"{type(error).__name__}: {error}"
     return [REGISTRY[name] for name in sorted(REGISTRY)]
 
 
 def find(name: str) -> Experiment:
-    """The experiment called ``name``; an unknown name is a `UsageError` that lists the nearest ones."""
+    """The experiment called ``name``.
+
+    Raises:
+      UsageError: there is none, and the nearest names; or it cannot be imported, and why.
+    """
     known = {experiment.name: experiment for experiment in discover()}
     if name in known:
         return known[name]
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    if name in BROKEN:
+        raise UsageError(f"experiment {name!r} cannot be imported: {BROKEN[name]}")
+    nearest = difflib.get_close_matches(name, [*known, *BROKEN], n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise UsageError(f"unknown experiment {name!r}: {hint}`python -m experiments list` shows all.")

@@ -28,7 +28,7 @@ class Run:
 
     experiment: Experiment
     config: Any
-    data: str
+    data: str | None
     seeds: tuple[int, ...]
     quick: bool
 
@@ -55,7 +55,8 @@ class Run:
     def command(self) -> str:
         """The command line that repeats the run."""
         words = ["python", "-m", "experiments", "run", self.experiment.name]
-        words += ["--data", self.data, "--seeds", str(len(self.seeds))] + ["--quick"] * self.quick
+        words += ["--data", self.data] if self.data else []
+        words += ["--seeds", str(len(self.seeds))] + ["--quick"] * self.quick
         settings = _settings.changes(self.config, self.experiment.default_config(self.quick))
         return shlex.join(words + ["--set", *settings] * bool(settings))
 
@@ -87,7 +88,9 @@ def write(run: Run, folder: Path, metrics: Mapping[str, Any], seconds: float) ->
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON has it: arrays become lists; NaN and infinities, which JSON lacks, become text."""
+    """``value`` as JSON has it: arrays as lists, dataclasses as dictionaries, and NaN and infinities as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -4,26 +4,28 @@ Zhang et al., A Unified DNN Weight Compression Framework Using Reweighted Optimi
 columns of blocks as in Ma et al., BLK-REW, 2020 (arXiv 2001.08357).
 
 One network a seed is trained, then compressed by every method in as many rounds of the same steps, and retrained. No
-layer is given a rate: one number a method is chosen, among as many trials for each, on the validation data of a seed
-that is not reported: the one that leaves the fewest weights within a tolerance of the dense accuracy. ADMM gets the
-rates that reweighting found. Dynamic regularisation goes on from its network, in as many rounds again, to one that is
-as sparse and quantized at once.
+layer is given a rate: one number a method is chosen, in as many trials for each, on the validation data of a seed that
+is not reported: the one that leaves the fewest weights within a tolerance of the dense accuracy. All penalties are
+sought by halving the same four decades. ADMM gets the rates that reweighting found, and the most accurate of its
+trials. Dynamic regularisation goes on from that network, in as many rounds again, to one that is as sparse and
+quantized at once.
 """
 
-import functools
+import math
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optax
-import rich.box
 from matplotlib.figure import Figure
-from rich.table import Table
 
 import jaxcomp as jc
+from experiments import _plots
 from experiments._classifier import Classifier
+from experiments._compression_report import Outcome, Row, ahead, summary, table, values
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
 from experiments._statistics import standard_error, with_error
@@ -37,10 +39,17 @@ _PAPER = (
     "Of the paper, on MNIST: up to 630x for LeNet-5 (abstract of its journal version); its accuracy is not known here."
 )
 
+Sizes = dict[str, float]  # of all weights, after a round
+
 
 @dataclass(frozen=True)
 class Config:
-    """Rounds are of `steps` optimiser steps each; tuples are the trials of each method's one number."""
+    """Rounds are of `steps` optimiser steps each.
+
+    Of a penalty's number two bounds are given, between which `trials` halvings, on a logarithmic scale, look for the
+    largest that is accurate enough; of ADMM's and of dynamic regularisation's the trials themselves. A method without
+    either takes no part.
+    """
 
     batch_size: int = 32
     steps: int = 200
@@ -54,12 +63,13 @@ class Config:
     block: tuple[int, int] = (10, 25)
     bits: int = 4
     tolerance: float = 0.005
-    lasso: tuple[float, ...] = (2e-4, 2.5e-4, 3e-4)
-    reweighted: tuple[float, ...] = (1e-5, 1.5e-5, 2e-5)
-    group_lasso: tuple[float, ...] = (1e-3, 1.2e-3, 1.4e-3)
-    reweighted_blocks: tuple[float, ...] = (5e-5, 7e-5, 1e-4)
-    admm: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-    dynamic: tuple[float, ...] = (3e-6, 1e-5, 2e-5)
+    trials: int = 6
+    lasso: tuple[float, ...] = (1e-6, 1e-2)
+    reweighted: tuple[float, ...] = (1e-6, 1e-2)
+    group_lasso: tuple[float, ...] = (1e-6, 1e-2)
+    reweighted_blocks: tuple[float, ...] = (1e-6, 1e-2)
+    admm: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    dynamic: tuple[float, ...] = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4)
 
     @classmethod
     def quick(cls) -> "Config":
@@ -67,8 +77,9 @@ class Config:
         return cls(
             steps=20,
             pretrain=5,
-            lasso=(1e-4,),
-            reweighted=(3e-5,),
+            trials=1,
+            lasso=(1e-4, 1e-4),
+            reweighted=(3e-5, 3e-5),
             group_lasso=(),
             reweighted_blocks=(),
             admm=(1e-2,),
@@ -76,13 +87,17 @@ class Config:
         )
 
     def __post_init__(self):
-        if len({len(trials) for trials in self.trials().values()}) > 1:
-            raise ValueError(f"every method needs as many trials, found {self.trials()}")
+        for name, numbers in self.methods().items():
+            if len(numbers) != (self.trials if name in _AT_GIVEN_RATES else 2):
+                raise ValueError(
+                    f"{name} needs two bounds, or at given rates {self.trials} numbers: as many trials as the others; "
+                    f"found {numbers}"
+                )
         if not self.reweighted or not self.lasso:
-            raise ValueError("lasso and reweighted need a trial at least: the others are set beside them")
+            raise ValueError("lasso and reweighted must take part: the others are set beside them")
 
-    def trials(self) -> dict[str, tuple[float, ...]]:
-        """The numbers to try of every method that takes part."""
+    def methods(self) -> dict[str, tuple[float, ...]]:
+        """The numbers given of every method that takes part."""
         names = ("lasso", "reweighted", "group_lasso", "reweighted_blocks", "admm", "dynamic")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
@@ -104,17 +119,26 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     )
     methods = _Methods(task, config)
     chosen, trials = methods.tune(_TUNING)
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[str, list[Outcome]] = defaultdict(list)
+    sizes: dict[str, list[list[Sizes]]] = defaultdict(list)  # by seed and round
     for seed in context.seeds:
         for name, result in methods.run(seed, chosen).items():
-            found[name].append(methods.measured(result))
-    summary = _summary(found)
-    verdicts = _verdicts(found, config)
+            found[name].append(task.measured(result.landed, result.params, result.report))
+            sizes[name].append([record["metrics"] for record in result.history if "metrics" in record])
+    verdicts = _verdicts(found, sizes["reweighted"])
     for line in verdicts:
         context.console.print(line, highlight=False)
-    context.console.print(_table(context, config, summary))
-    _draw(context.folder / "sizes.png", found, config.threshold)
-    return {"methods": summary, "verdicts": verdicts, "chosen": chosen, "trials": trials}
+    rows = [
+        Row(_TITLES[name].format(config.bits), outcomes, None if name == "dense" else found["dense"])
+        for name, outcomes in found.items()
+    ]
+    context.console.print(table(context, "LeNet-5", {"": rows}, rival="dense", compared=("accuracy",), caption=_PAPER))
+    _draw(context.folder / "sizes.png", sizes, config.threshold)
+    means = {
+        name: summary(outcomes) | {key: list(_mean(sizes[name], key)) for key in ("gap", "undecided")}
+        for name, outcomes in found.items()
+    }
+    return {"methods": means, "verdicts": verdicts, "chosen": chosen, "trials": trials}
 
 
 class _Methods:
@@ -126,30 +150,33 @@ class _Methods:
         self.weights = jc.assign(template, {_KERNELS: jc.Sparse(1.0)})
         self.blocks = jc.assign(template, {_KERNELS: jc.Sparse(1.0, jc.block_columns(*config.block, free=True))})
         self.sgd = optax.sgd(config.sgd, momentum=0.9)
-        self.reweighted = functools.cache(self._with_proximal)  # an optimiser is a compilation: one for all seeds
 
     def tune(self, seed: int) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
         """The best number of every method on validation data, and what each trial came to."""
         c, validation = self.config, self.task.data.validation
-        if all(len(numbers) == 1 for numbers in c.trials().values()):
-            return {name: number for name, (number,) in c.trials().items()}, {}
+        if c.trials == 1:
+            return {name: math.sqrt(numbers[0] * numbers[-1]) for name, numbers in c.methods().items()}, {}
         trained = self._trained(seed)
         goal = self.task.accuracy(self._run("dense", trained, jc.ADMM({}), seed).params, validation) - c.tolerance
-        chosen, trials = {}, {}
+        chosen: dict[str, float] = {}
+        trials: dict[str, list[dict[str, float]]] = {}
         rates: Any = None
-        for name, numbers in c.trials().items():
-            results = [self._method(name, trained, seed, number, rates) for number in numbers]
-            accuracy = [self.task.accuracy(result.params, validation) for result in results]
-            kept = [result.report.nonzeros for result in results]
-            good = [i for i, a in enumerate(accuracy) if a >= goal]
+        for name, numbers in c.methods().items():
+            results: dict[float, jc.Result] = {}
+            accuracy: dict[float, float] = {}
+            at_given_rates = name in _AT_GIVEN_RATES
+            for number in numbers if at_given_rates else _halving(numbers, c.trials, accuracy, goal):
+                results[number] = self._method(name, trained, seed, number, rates)
+                accuracy[number] = self.task.accuracy(results[number].params, validation)
+            kept = {number: result.report.nonzeros for number, result in results.items()}
+            good = [number for number in kept if accuracy[number] >= goal]
             # at given rates, and where no trial reaches the goal, the most accurate one; else the smallest that does
-            free = name not in _AT_GIVEN_RATES and good
-            best = min(good, key=kept.__getitem__) if free else int(np.argmax(accuracy))
-            chosen[name] = numbers[best]
-            trials[name] = [dict(number=n, accuracy=a, kept=k) for n, a, k in zip(numbers, accuracy, kept, strict=True)]
-            self.task.console.print(f"{name}: {numbers[best]:g} of", *trials[name], highlight=False, soft_wrap=True)
+            smallest = good and not at_given_rates
+            chosen[name] = min(good, key=kept.__getitem__) if smallest else max(accuracy, key=accuracy.__getitem__)
+            trials[name] = [dict(number=n, accuracy=accuracy[n], kept=kept[n]) for n in sorted(kept)]
+            self.task.console.print(f"{name}: {chosen[name]:.3g} of", *trials[name], highlight=False, soft_wrap=True)
             if name == "reweighted":
-                rates = results[best].params
+                rates = results[chosen[name]].params
         return chosen, trials
 
     def run(self, seed: int, chosen: dict[str, float]) -> dict[str, jc.Result]:
@@ -164,7 +191,6 @@ class _Methods:
         c = self.config
         solver: jc.Solver
         if name in _AT_GIVEN_RATES:  # with as many weights in every layer as reweighting kept
-            optimizer = self.sgd
             kept = {path: jc.Sparse(share) for path, share in _shares(self.weights, rates).items()}
             if name == "admm":
                 solver = jc.ADMM({**kept}, rho=number)
@@ -173,39 +199,34 @@ class _Methods:
                 both: jc.Spec = {path: jc.Chain(set_, levels) for path, set_ in kept.items()}
                 solver = jc.DynamicRegularization(both, strength=number, epsilon=c.epsilon**2)
         else:
-            solver, optimizer = self.reweighted(name, number)
-        options = dict(optimizer=optimizer, metrics=lambda params, _: _sizes(params, c.threshold), progress=False)
+            solver = self._penalty(name, number)
         start = rates if name == "dynamic" else trained
+        options = dict(metrics=lambda params, _: _sizes(params, c.threshold), progress=False)
         return self._run(f"{name} {number:g}", start, solver, seed, **options)
 
-    def _with_proximal(self, name: str, strength: float) -> tuple[jc.Reweighted, optax.GradientTransformation]:
+    def _penalty(self, name: str, strength: float) -> jc.Reweighted:
         """A reweighted or fixed penalty, whose proximal steps follow those of SGD and leave exact zeros."""
         spec = self.weights if name in ("lasso", "reweighted") else self.blocks
         flat = name in ("lasso", "group_lasso")
         strength, epsilon = (_FLAT * strength, _FLAT) if flat else (strength, self.config.epsilon)
-        solver = jc.Reweighted(spec, strength, epsilon, threshold=self.config.threshold, decoupled=True)
-        return solver, optax.chain(self.sgd, jc.proximal(solver, self.config.steps))
+        return jc.Reweighted(spec, strength, epsilon, threshold=self.config.threshold, decoupled=True)
 
     def _trained(self, seed: int) -> Any:
         start = self.task.init(seed)
         return self.task.run("pretraining", start, jc.ADMM({}), seed=seed, rounds=self.config.pretrain).params
 
     def _run(self, name: str, params: Any, solver: jc.Solver, seed: int, **options: Any) -> jc.Result:
-        c = self.config
-        options = {"optimizer": self.sgd} | options
-        return self.task.run(name, params, solver, seed=seed, rounds=c.rounds, retrain=c.retrain, **options)
+        budget = dict(rounds=self.config.rounds, retrain=self.config.retrain, optimizer=self.sgd)
+        return self.task.run(name, params, solver, seed=seed, **budget, **options)
 
-    def measured(self, result: jc.Result) -> dict[str, Any]:
-        report, test = result.report, self.task.data.test
-        return {
-            "landed": self.task.accuracy(result.landed, test),
-            "accuracy": self.task.accuracy(result.params, test),
-            "kept": report.nonzeros if report.constrained else None,
-            "ratio": report.weight_ratio if report.constrained else 1.0,
-            "storage_ratio": report.storage_ratio,
-            "layers": {leaf.path: leaf.nonzeros for leaf in report.constrained},
-            "rounds": [record["metrics"] for record in result.history if "metrics" in record],
-        }
+
+def _halving(bounds: tuple[float, ...], trials: int, found: Mapping[float, float], goal: float) -> Iterator[float]:
+    """Numbers that close in, from both bounds, on the largest whose accuracy, as found meanwhile, reaches the goal."""
+    low, high = bounds
+    for _ in range(trials):
+        middle = math.sqrt(low * high)
+        yield middle
+        low, high = (middle, high) if found[middle] >= goal else (low, middle)
 
 
 def _shares(spec: jc.Spec, params: Any) -> dict[str, float]:
@@ -213,7 +234,7 @@ def _shares(spec: jc.Spec, params: Any) -> dict[str, float]:
     return {leaf.path: leaf.nonzeros / leaf.size for leaf in jc.report(spec, params).constrained}
 
 
-def _sizes(params: Any, threshold: float) -> dict[str, float]:
+def _sizes(params: Any, threshold: float) -> Sizes:
     """How the weights lie about the threshold: a histogram of their magnitudes, and the gap between the two sides.
 
     The gap is the ratio of the smallest of those above to the largest below, each less one weight in a hundred, where
@@ -241,101 +262,50 @@ _TITLES = {
 }
 
 
-def _summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Means over seeds, and the standard error of the accuracy."""
-    summary: dict[str, dict[str, Any]] = {}
-    for name, outcomes in found.items():
-        keys = ("accuracy", "landed", "ratio", "storage_ratio")
-        each = {key: [outcome[key] for outcome in outcomes] for key in keys}
-        kept = None if name == "dense" else float(np.mean([outcome["kept"] for outcome in outcomes]))
-        paths = outcomes[0]["layers"]
-        summary[name] = {
-            **{key: float(np.mean(values)) for key, values in each.items()},
-            "kept": kept,
-            "error": standard_error(each["accuracy"]),
-            "accuracies": each["accuracy"],
-            "ratios": each["ratio"],
-            "layers": {path: float(np.mean([outcome["layers"][path] for outcome in outcomes])) for path in paths},
-            "gaps": [float(np.mean(gap)) for gap in zip(*_rounds(outcomes, "gap"), strict=True)],
-            "undecided": [float(np.mean(share)) for share in zip(*_rounds(outcomes, "undecided"), strict=True)],
-        }
-    return summary
+def _mean(sizes: list[list[Sizes]], key: str) -> np.ndarray:
+    """Over seeds, by round."""
+    return np.mean([[measured[key] for measured in rounds] for rounds in sizes], axis=0)
 
 
-def _rounds(outcomes: list[dict[str, Any]], key: str) -> list[list[float]]:
-    return [[sizes[key] for sizes in outcome["rounds"]] for outcome in outcomes]
-
-
-def _verdicts(found: dict[str, list[dict[str, Any]]], config: Config) -> list[str]:
-    """What the run says of the claims, in words, for and against."""
-    of = {
-        name: {key: np.array([outcome[key] for outcome in outcomes]) for key in ("accuracy", "landed", "ratio")}
-        for name, outcomes in found.items()
-    }
-    reweighted, dense = of["reweighted"], of["dense"]["accuracy"]
-    lost, ratio = 100 * float(np.mean(dense - reweighted["accuracy"])), float(np.mean(reweighted["ratio"]))
-    gaps = np.mean(_rounds(found["reweighted"], "gap"), axis=0)
-    drop = 100 * float(np.mean(reweighted["accuracy"] - reweighted["landed"]))
+def _verdicts(found: dict[str, list[Outcome]], sizes: list[list[Sizes]]) -> list[str]:
+    """What the run says of the claims, in words, for and against; `sizes` are those of reweighting."""
+    reweighted = found["reweighted"]
+    lost, ratio = -ahead(reweighted, found["dense"], "accuracy").mean(), values(reweighted, "ratio").mean()
+    drop = 100 * (values(reweighted, "accuracy") - values(reweighted, "landed")).mean()
+    gaps = _mean(sizes, "gap")
     lines = [
         f"100x within 0.5 points: {_yes(ratio >= 100 and lost <= 0.5)}, {ratio:.0f}x at {lost:.2f} points",
         f"thresholding alone costs less than a point: {_yes(drop < 1)}, {drop:.2f} to retrained",
-        f"the gap grows more than 5 times in {config.rounds} rounds: {_yes(gaps[-1] > 5 * gaps[0])}, "
+        f"the gap grows more than 5 times in {len(gaps)} rounds: {_yes(gaps[-1] > 5 * gaps[0])}, "
         f"from {gaps[0]:.1f} to {gaps[-1]:.4g}",
     ]
     pairs = (("reweighted", "lasso"), ("reweighted", "admm"), ("reweighted_blocks", "group_lasso"))
-    return lines + [_compared(of, one, other) for one, other in pairs if other in of and one in of]
+    return lines + [_compared(found, one, other) for one, other in pairs if other in found and one in found]
 
 
 def _yes(holds: bool) -> str:
     return "yes" if holds else "NO"
 
 
-def _compared(of: dict[str, dict[str, np.ndarray]], one: str, other: str) -> str:
-    factor = np.log(of[one]["ratio"] / of[other]["ratio"])
+def _compared(found: dict[str, list[Outcome]], one: str, other: str) -> str:
+    factor = np.log(values(found[one], "ratio") / values(found[other], "ratio"))
     error = standard_error(factor)
     times = f"{np.exp(factor.mean()):.2f}" + ("" if error is None else f" (x/ {np.exp(error):.2f})")
-    landed, retrained = (_points(of[one][key] - of[other][key]) for key in ("landed", "accuracy"))
+    landed, retrained = (
+        with_error(ahead(found[one], found[other], key), "+.2f") + " points" for key in ("landed", "accuracy")
+    )
     return f"{one} against {other}: {times} times the rate, {landed} just pruned, {retrained} retrained"
 
 
-def _points(difference: np.ndarray) -> str:
-    """Paired by seed: the same trained network and the same batches on both sides."""
-    return with_error(100 * difference, "+.2f") + " points"
-
-
-def _table(context: Context, config: Config, summary: dict[str, dict[str, Any]]) -> Table:
-    seeds, n = len(context.seeds), len(context.data.test)
-    table = Table(
-        title=f"LeNet-5 on {context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}",
-        caption=_PAPER,
-        box=rich.box.SIMPLE_HEAD,
-    )
-    table.add_column("method", no_wrap=True)
-    for column in ("kept", "weights\nonly", "stored", "just\npruned %", "retrained %", "to\ndense"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, s in summary.items():
-        spread = "" if s["error"] is None else f" ± {100 * s['error']:.2f}"
-        table.add_row(
-            _TITLES[name].format(config.bits),
-            "all" if s["kept"] is None else f"{s['kept']:,.0f}",
-            f"{s['ratio']:.1f}x",
-            f"{s['storage_ratio']:.1f}x",
-            "-" if name == "dense" else f"{100 * s['landed']:.2f}",
-            f"{100 * s['accuracy']:.2f}{spread}",
-            f"{100 * (s['accuracy'] - summary['dense']['accuracy']):+.2f}",
-        )
-    return table
-
-
-def _draw(path: Path, found: dict[str, list[dict[str, Any]]], threshold: float) -> None:
+def _draw(path: Path, sizes: dict[str, list[list[Sizes]]], threshold: float) -> None:
     """Histograms of the magnitudes of all weights after every round, of the first seed."""
     figure = Figure(figsize=(9.6, 3.8), dpi=130, layout="constrained")
     shades = ("#9ecae1", "#6baed6", "#2171b5", "#08306b")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name in zip(panels, ("lasso", "reweighted"), strict=True):
-        rounds = found[name][0]["rounds"]
-        for i, sizes in enumerate(rounds):
-            counts = [sizes[f"bin {j}"] for j in range(len(_BINS) - 1)]
+        rounds = sizes[name][0]
+        for i, measured in enumerate(rounds):
+            counts = [measured[f"bin {j}"] for j in range(len(_BINS) - 1)]
             colour = shades[-1 - (len(rounds) - 1 - i) % len(shades)]
             axes.stairs(np.maximum(counts, 0.5), 10**_BINS, color=colour, linewidth=1.5, label=f"after round {i + 1}")
         axes.axvline(threshold, color="#D55E00", linestyle="--", linewidth=1.2, label="threshold")
@@ -343,4 +313,4 @@ def _draw(path: Path, found: dict[str, list[dict[str, Any]]], threshold: float) 
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("weights")
     panels[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(0.08, 1), fontsize=8)
-    figure.savefig(path, format="png")
+    _plots.save(figure, path)

@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import optax
-import rich.box
-from rich.table import Table
 
 import jaxcomp as jc
 from experiments import _plots
 from experiments._classifier import Classifier, gradual_magnitude
+from experiments._compression_report import Outcome, Row, ahead, curve_point, summary, table, values
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error
+from experiments._statistics import standard_error, with_error
 
 _LAYERS = ("conv1", "conv2", "fc1", "fc2")
 _PAPER = (
@@ -76,17 +75,30 @@ def run(config: Config, context: Context) -> dict[str, Any]:
         console=context.console,
     )
     methods = _Methods(task, config)
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    runs: dict[str, list[jc.Result]] = defaultdict(list)
     for seed in context.seeds:
-        for name, outcome in methods.run(seed).items():
-            found[name].append(outcome)
-    _draw(context, found)
-    summary = _summary(found)
-    context.console.print(_table(context, summary))
+        for name, result in methods.run(seed).items():
+            runs[name].append(result)
+    found = {
+        name: [task.measured(result.landed, result.params, result.report) for result in results]
+        for name, results in runs.items()
+    }
+    first, second = (runs[f"ADMM, progressive {at}"][0] for at in ("1", "2"))
+    history = first.history + second.history  # the second stage continues the first
+    _draw(context, found, history, first.params)
+    rows = [
+        Row(name.rstrip("12 "), found[name], None if name == "dense" else found["dense"])
+        for name in sorted(found, key=lambda name: found[name][0].ratio)
+    ]
+    context.console.print(table(context, "LeNet-5", {"": rows}, rival="dense", compared=("accuracy",), caption=_PAPER))
     verdicts = _verdicts(found)
     for line in verdicts:
         context.console.print(line, highlight=False)
-    return {"methods": summary, "verdicts": verdicts, "history": found["ADMM, progressive 2"][0]["history"]}
+    means = {
+        name: summary(outcomes) | {"diverged": any(result.diverged for result in runs[name])}
+        for name, outcomes in found.items()
+    }
+    return {"methods": means, "verdicts": verdicts, "history": history}
 
 
 class _Methods:
@@ -102,7 +114,7 @@ class _Methods:
             for rounds, spec in ((config.rounds, self.first), (2 * config.rounds, self.second))
         }
 
-    def run(self, seed: int) -> dict[str, dict[str, Any]]:
+    def run(self, seed: int) -> dict[str, jc.Result]:
         task, c = self.task, self.config
         trained = task.run("pretraining", task.init(seed), jc.ADMM({}), seed=seed, rounds=c.pretrain).params
         one = dict(seed=seed, rounds=c.rounds, retrain=c.retrain)
@@ -132,13 +144,7 @@ class _Methods:
         for at in ("1", "2"):
             pruned = found[f"ADMM, progressive {at}"].params
             found[f"ADMM, quantized {at}"] = self._quantized(at, pruned, seed)
-
-        outcomes = {name: self._measured(result) for name, result in found.items()}
-        for at in ("1", "2"):  # the second stage continues the first, and its residuals are drawn after them
-            outcomes[f"ADMM, progressive {at}"]["weights"] = found[f"ADMM, progressive {at}"].params
-        before = outcomes["ADMM, progressive 1"]["history"]
-        outcomes["ADMM, progressive 2"]["history"] = before + outcomes["ADMM, progressive 2"]["history"]
-        return outcomes
+        return found
 
     def _admm(self, spec: jc.Spec) -> jc.ADMM:
         return jc.ADMM(spec, rho=self.config.rho, growth=self.config.growth)
@@ -151,107 +157,47 @@ class _Methods:
         rounds = dict(rounds=self.config.quantize, retrain=self.config.quantize // 2)
         return self.task.run(f"quantization {at}", pruned, self._admm(spec), hold=kept, seed=seed, **rounds)
 
-    def _measured(self, result: jc.Result) -> dict[str, Any]:
-        report, test = result.report, self.task.data.test
-        return {
-            "landed": self.task.accuracy(result.landed, test),
-            "accuracy": self.task.accuracy(result.params, test),
-            "kept": report.nonzeros if report.constrained else None,
-            "ratio": report.weight_ratio if report.constrained else 1.0,
-            "storage_ratio": report.storage_ratio,
-            "violation": report.violation,
-            "diverged": result.diverged,
-            "history": result.history,
-        }
-
 
 def _spec(params: Any, density: tuple[float, ...]) -> jc.Spec:
     return jc.assign(params, {f"{layer}/kernel": jc.Sparse(d) for layer, d in zip(_LAYERS, density, strict=True)})
 
 
-def _summary(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Means over seeds, and standard errors of the accuracy."""
-    summary = {}
-    for name, outcomes in found.items():
-        each = {key: [o[key] for o in outcomes] for key in ("accuracy", "landed", "storage_ratio", "violation")}
-        means = {key: float(np.mean(values)) for key, values in each.items()}
-        fixed = {key: outcomes[0][key] for key in ("kept", "ratio")}
-        diverged = any(o["diverged"] for o in outcomes)
-        error = standard_error(each["accuracy"])
-        summary[name] = fixed | means | {"error": error, "accuracies": each["accuracy"], "diverged": diverged}
-    return summary
-
-
-def _table(context: Context, summary: dict[str, dict[str, Any]]) -> Table:
-    seeds, n = len(context.seeds), len(context.data.test)
-    table = Table(
-        title=f"LeNet-5 on {context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}",
-        caption=_PAPER,
-        box=rich.box.SIMPLE_HEAD,
-    )
-    table.add_column("method", no_wrap=True)
-    for column in ("kept", "weights\nonly", "stored", "just\npruned %", "retrained %", "to\ndense"):
-        table.add_column(column, justify="right", no_wrap=True)
-    dense = summary["dense"]["accuracy"]
-    for name in sorted(summary, key=lambda name: summary[name]["ratio"]):
-        s = summary[name]
-        spread = "" if s["error"] is None else f" ± {100 * s['error']:.2f}"
-        table.add_row(
-            name.rstrip("12 "),
-            "all" if s["kept"] is None else f"{s['kept']:,}",
-            f"{s['ratio']:.1f}x",
-            f"{s['storage_ratio']:.1f}x",
-            "-" if name == "dense" else f"{100 * s['landed']:.2f}",
-            f"{100 * s['accuracy']:.2f}{spread}",
-            f"{100 * (s['accuracy'] - dense):+.2f}",
-        )
-    return table
-
-
-def _verdicts(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _verdicts(found: dict[str, list[Outcome]]) -> list[str]:
     """What the run says of the claims, in words, for and against."""
-    accuracy = {name: np.array([o["accuracy"] for o in outcomes]) for name, outcomes in found.items()}
     lines = []
     for at in ("1", "2"):
-        ours = accuracy[f"ADMM, progressive {at}"]
-        ratio = found[f"ADMM, progressive {at}"][0]["ratio"]
-        rivals = [name for name in accuracy if name.endswith(at) and not name.startswith(("ADMM, p", "ADMM, q"))]
+        ours = found[f"ADMM, progressive {at}"]
+        rivals = [name for name in found if name.endswith(at) and not name.startswith(("ADMM, p", "ADMM, q"))]
         for name in ["dense", *rivals]:
-            lines.append(
-                f"{ratio:.1f}x: ADMM, progressive against {name.rstrip('12 ')}: {_compared(ours - accuracy[name])}"
-            )
+            compared = _compared(ahead(ours, found[name], "accuracy"))
+            lines.append(f"{ours[0].ratio:.1f}x: ADMM, progressive against {name.rstrip('12 ')}: {compared}")
     return lines
 
 
-def _compared(difference: np.ndarray) -> str:
-    """Paired by seed: the same trained network and the same batches on both sides."""
-    mean, error = 100 * difference.mean(), standard_error(list(100 * difference))
+def _compared(points: np.ndarray) -> str:
+    mean, error = points.mean(), standard_error(points)
     if error is None:
         return f"{mean:+.2f} points (one seed)"
     verdict = "better" if mean > error else "worse" if mean < -error else "no difference beyond a standard error"
-    return f"{mean:+.2f} ± {error:.2f} points: {verdict}"
+    return f"{with_error(points, '+.2f')} points: {verdict}"
 
 
-def _draw(context: Context, found: dict[str, list[dict[str, Any]]]) -> None:
-    curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for name, outcomes in found.items():
-        if name == "dense" or "quantized" in name:
-            continue
-        for key, label in (("accuracy", name[:-2]), ("landed", f"{name[:-2]}, straight after pruning")):
-            if key == "landed" and name.split(" ")[1] == "gradual":
-                continue  # its last pruning step is a small one: "straight after" means something else
-            values = [o[key] for o in outcomes]
-            curves[label].append((outcomes[0]["ratio"], float(np.mean(values)), standard_error(values) or 0.0))
-    dense = float(np.mean([o["accuracy"] for o in found["dense"]]))
-    retrained = {name: points for name, points in curves.items() if "straight" not in name}
-    straight = {name: points for name, points in curves.items() if "straight" in name}
+def _draw(context: Context, found: dict[str, list[Outcome]], history: list[dict[str, Any]], first: Any) -> None:
+    """Accuracies, the residuals of both stages, and the weights that the first one kept."""
+    pruned = {name: outcomes for name, outcomes in found.items() if name != "dense" and "quantized" not in name}
+    retrained: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    straight: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for name, outcomes in pruned.items():
+        retrained[name[:-2]].append(curve_point(outcomes, "accuracy"))
+        if "gradual" not in name:  # its last pruning step is a small one: "straight after" means something else
+            straight[f"{name[:-2]}, straight after pruning"].append(curve_point(outcomes, "landed"))
+    dense = float(values(found["dense"], "accuracy").mean())
     _plots.accuracy_against_compression(context.folder / "accuracy.png", retrained, dense=dense)
     _plots.accuracy_against_compression(context.folder / "accuracy_before_retraining.png", straight, dense=dense)
 
-    history = [record for record in found["ADMM, progressive 2"][0]["history"] if record["stage"] == "solve"]
-    starts = [i for i, record in enumerate(history) if record["round"] == 0]
-    residuals = {"primal": [r["primal"] for r in history], "dual": [r["dual"] for r in history]}
+    solved = [record for record in history if record["stage"] == "solve"]
+    starts = [i for i, record in enumerate(solved) if record["round"] == 0]
+    residuals = {key: [record[key] for record in solved] for key in ("primal", "dual")}
     _plots.residuals(context.folder / "residuals.png", residuals, starts)
-    weights = found["ADMM, progressive 1"][0]["weights"]
-    kernels = {f"{layer}/kernel": np.asarray(weights[layer]["kernel"]) for layer in _LAYERS}
+    kernels = {f"{layer}/kernel": np.asarray(first[layer]["kernel"]) for layer in _LAYERS}
     _plots.kept_weights(context.folder / "kept_weights.png", kernels)

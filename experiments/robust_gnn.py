@@ -73,6 +73,7 @@ class Config:
 @experiment(
     "robust-gnn",
     paper="arXiv 2002.10947",
+    data=None,
     summary="graph networks attacked and trained on flipped edges: greedy and zeroth order beside gradient ascent",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:

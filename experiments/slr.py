@@ -8,25 +8,23 @@ LeNet-300-100, whose last layer stays dense, as in the authors' setting, and cou
 One network is trained. Then, from it and at each rate, every method trains for as many rounds on the same batches
 with the same optimiser and sets, is pruned hard and retrained for a few rounds. The numbers of every method are chosen
 among as many trials, by validation accuracy straight after hard pruning at the highest rate, on a network that is not
-used again. One-shot magnitude pruning has no numbers: training goes on without constraint and ends in the same
-projection. SLR and ADMM run twice: with a constant rho, as in the paper, and with one that grows after every round.
+used again; SLR has the trials of ADMM, and a first dual step as long as ADMM's. One-shot magnitude pruning has no
+numbers: training goes on without constraint and ends in the same projection. SLR and ADMM run twice: with a constant
+rho, as in the paper, and with one that grows after every round.
 """
 
 import functools
 import itertools
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 import optax
-import rich.box
-from rich.table import Table
 
 import jaxcomp as jc
 from experiments import _plots
-from experiments._classifier import Classifier, gradual_magnitude
+from experiments._classifier import Classifier, Landing, gradual_magnitude
+from experiments._compression_report import Outcome, Row, ahead, curve_point, table, values
 from experiments._models import LeNet300
 from experiments._registry import Context, experiment
 from experiments._statistics import standard_error, with_error
@@ -37,13 +35,16 @@ _ADMM, _SLR = "ADMM, growing rho", "SLR, growing rho"
 _ADMM_CONSTANT, _SLR_CONSTANT = "ADMM, constant rho", "SLR, constant rho"
 _PAIRS = {_ADMM: _SLR, _ADMM_CONSTANT: _SLR_CONSTANT}
 
+Found = dict[str, list[Outcome]]  # of every method, a seed an entry
+
 
 @dataclass(frozen=True)
 class Config:
     """Rounds are of `steps` optimiser steps each, 0 standing for one epoch; `rates` are weights before by weights kept.
 
-    The trials of a method are all combinations of its values; a value of SLR's s0 is in units of rho. Gradual pruning
-    moves its masks every so many steps, in this share of the rounds.
+    The trials of a method are all combinations of its values: half decades of its weight, and of the usual ones
+    otherwise. ADMM and SLR have the same; SLR's s0 is in units of rho. Gradual pruning moves its masks every so many
+    steps, in this share of the rounds.
     """
 
     batch_size: int = 64
@@ -56,35 +57,26 @@ class Config:
     gradual_every: tuple[int, ...] = (20, 100)
     gradual_share: tuple[float, ...] = (0.5, 0.75, 1.0)
     dynamic_strength: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-    admm_constant_rho: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    slr_constant_rho: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
-    slr_constant_s0: tuple[float, ...] = (1.0, 3.0)
-    admm_rho: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    admm_growth: tuple[float, ...] = (1.2, 1.4)
-    slr_rho: tuple[float, ...] = (1e-3, 3e-3)
-    slr_s0: tuple[float, ...] = (0.3, 1.0, 3.0)
-    slr_growth: tuple[float, ...] = (1.2,)
+    constant_rho: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    growing_rho: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    growth: tuple[float, ...] = (1.2, 1.4)
+    s0: float = 1.0
 
     @classmethod
     def quick(cls) -> "Config":
-        """For half a minute on a small data set, most of it compilation."""
+        """For seconds on a small data set, most of them compilation."""
         return cls(
             steps=20,
             pretrain=8,
             rounds=8,
             retrain=2,
-            rates=(10.0, 50.0),
+            rates=(50.0,),
             gradual_every=(20,),
             gradual_share=(0.75,),
             dynamic_strength=(1e-4,),
-            admm_constant_rho=(1e-2,),
-            slr_constant_rho=(1e-2,),
-            slr_constant_s0=(1.0,),
-            admm_rho=(1e-2,),
-            admm_growth=(1.5,),
-            slr_rho=(1e-2,),
-            slr_s0=(1.0,),
-            slr_growth=(1.5,),
+            constant_rho=(1e-2,),
+            growing_rho=(1e-2,),
+            growth=(1.5,),
         )
 
 
@@ -110,13 +102,35 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     for method, best in chosen.items():
         shown = ", ".join(f"{name} {value:.3g}" for name, value in best.items())
         context.console.print(f"best of {len(tried[method])}: {method}: {shown}", highlight=False)
-    found = {rate: comparison.measured(rate, chosen, context.seeds) for rate in config.rates}
+    pruned = {rate: comparison.pruned(rate, chosen, context.seeds) for rate in config.rates}
+    found = {
+        rate: {
+            method: [comparison.measured(params, rate, seed) for params, seed in zip(each, context.seeds, strict=True)]
+            for method, (each, _) in methods.items()
+        }
+        for rate, methods in pruned.items()
+    }
     dense = [task.accuracy(comparison.dense(seed), context.data.test) for seed in context.seeds]
     claims = _claims(found)
     for line in claims:
         context.console.print(line, highlight=False, soft_wrap=True)
-    context.console.print(_table(context, found, dense))
+    trained_on = with_error(100 * np.array(dense), ".2f")
+    caption = f"Trained on without pruning: {trained_on} %. No figure of the paper is for this network."
+    sections = {f"{rate:g}x": _rows(outcomes) for rate, outcomes in found.items()}
+    context.console.print(
+        table(
+            context,
+            "LeNet-300-100",
+            sections,
+            rival="SLR",
+            compared=("landed", "accuracy"),
+            caption=caption,
+            sizes=False,
+        )
+    )
     _draw(context, found, dense)
+    residuals = {method: primal for method, (_, primal) in pruned[max(config.rates)].items() if primal is not None}
+    _plots.residuals(context.folder / "residuals.png", residuals)
     return {"claims": claims, "dense": dense, "found": found, "tried": tried}
 
 
@@ -127,6 +141,8 @@ class _Comparison:
         self.task, self.config = task, config
         self._decaying = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.retrain * task.steps))
         self._template = task.init(0)
+        self._kernels = jc.assign(self._template, {r".*/kernel": jc.Sparse(1.0)})
+        self._gradual = functools.cache(self._gradual_pruning)  # an optimiser is a compilation
         self.trained, self.dense = functools.cache(self._trained), functools.cache(self._dense)
 
     def tried(self, rate: float) -> dict[str, list[dict[str, float]]]:
@@ -140,34 +156,46 @@ class _Comparison:
                 tried[method].append(numbers | {"validation": score})
         return tried
 
-    def measured(self, rate: float, chosen: dict[str, dict], seeds: tuple[int, ...]) -> dict[str, list[dict]]:
-        """Test accuracies of every method, a seed an entry."""
+    def pruned(
+        self, rate: float, chosen: dict[str, dict[str, float]], seeds: tuple[int, ...]
+    ) -> dict[str, tuple[list[Any], Any]]:
+        """Of every method its pruned networks, a seed an entry, and the residuals of the first if it has any."""
         spec = self._spec(rate)
-        one_shot = [jc.project(spec, self.dense(seed)) for seed in seeds]
-        found = {_ONE_SHOT: [self._measured(x, {}, spec, seed) for x, seed in zip(one_shot, seeds, strict=True)]}
+        found: dict[str, tuple[list[Any], Any]] = {
+            _ONE_SHOT: ([jc.project(spec, self.dense(seed)) for seed in seeds], None)
+        }
         for method, best in chosen.items():
             numbers = {name: value for name, value in best.items() if name != "validation"}
             solutions = self._prune(method, rate, numbers, seeds)
-            found[method] = [
-                self._measured(solution.params, solution.history, spec, seed)
-                for solution, seed in zip(solutions, seeds, strict=True)
-            ]
+            residuals = solutions[0].history["primal"] if _is_splitting(method) else None
+            found[method] = [solution.params for solution in solutions], residuals
         return found
+
+    def measured(self, params: Any, rate: float, seed: int) -> Outcome:
+        """What hard pruning left, and a few rounds of masked retraining at a decaying rate after it."""
+        retrained = jc.solve(
+            self.task.loss,
+            params,
+            self.task.batches(seed + 2000, self.config.retrain),
+            Landing(self._spec(rate)),
+            optimizer=self._decaying,
+            rounds=0,
+            steps=self.task.steps,
+            retrain=self.config.retrain,
+        ).params
+        return self.task.measured(params, retrained, jc.report(self._kernels, retrained))
 
     def _trials(self) -> dict[str, list[dict[str, float]]]:
         c = self.config
+        constant = [{"rho": rho} for rho in c.constant_rho]
+        growing = [{"rho": rho, "growth": g} for rho, g in itertools.product(c.growing_rho, c.growth)]
         return {
             _GRADUAL: [{"every": e, "share": s} for e, s in itertools.product(c.gradual_every, c.gradual_share)],
             _DYNAMIC: [{"strength": strength} for strength in c.dynamic_strength],
-            _ADMM_CONSTANT: [{"rho": rho} for rho in c.admm_constant_rho],
-            _SLR_CONSTANT: [
-                {"rho": rho, "s0": s * rho} for rho, s in itertools.product(c.slr_constant_rho, c.slr_constant_s0)
-            ],
-            _ADMM: [{"rho": rho, "growth": g} for rho, g in itertools.product(c.admm_rho, c.admm_growth)],
-            _SLR: [
-                {"rho": rho, "s0": s * rho, "growth": g}
-                for rho, s, g in itertools.product(c.slr_rho, c.slr_s0, c.slr_growth)
-            ],
+            _ADMM_CONSTANT: constant,
+            _SLR_CONSTANT: [trial | {"s0": c.s0 * trial["rho"]} for trial in constant],
+            _ADMM: growing,
+            _SLR: [trial | {"s0": c.s0 * trial["rho"]} for trial in growing],
         }
 
     def _prune(self, method: str, rate: float, numbers: dict[str, Any], seeds: tuple[int, ...]) -> list[jc.Solution]:
@@ -175,7 +203,7 @@ class _Comparison:
         spec, optimizer = self._spec(rate), self.task.constant
         solver: jc.Solver = jc.ADMM({})
         if method == _GRADUAL:
-            optimizer = self._gradual(spec, **numbers)
+            optimizer = self._gradual(rate, **numbers)
         elif method == _DYNAMIC:
             solver = jc.DynamicRegularization(spec, **numbers)
         elif method in _PAIRS:
@@ -192,9 +220,9 @@ class _Comparison:
         """The same, trained on for as many rounds as the methods have."""
         return self._solve(self.trained(seed), jc.ADMM({}), seed, self.config.rounds).params
 
-    def _gradual(self, spec: jc.Spec, every: int, share: float) -> optax.GradientTransformation:
+    def _gradual_pruning(self, rate: float, every: int, share: float) -> optax.GradientTransformation:
         steps = int(share * self.config.rounds * self.task.steps) // every * every
-        return optax.chain(self.task.constant, gradual_magnitude(spec, steps, every))
+        return optax.chain(self.task.constant, gradual_magnitude(self._spec(rate), steps, every))
 
     def _spec(self, rate: float) -> jc.Spec:
         """The first two layers pruned alike, so that with the last one a weight in `rate` is kept."""
@@ -213,40 +241,24 @@ class _Comparison:
             steps=self.task.steps,
         )
 
-    def _measured(self, params: Any, history: dict[str, jax.Array], spec: jc.Spec, seed: int) -> dict[str, Any]:
-        """What hard pruning left, and a few rounds of masked retraining at a decaying rate after it."""
-        retrained = jc.solve(
-            self.task.loss,
-            params,
-            self.task.batches(seed + 2000, self.config.retrain),
-            jc.ADMM(spec),
-            optimizer=self._decaying,
-            rounds=0,
-            steps=self.task.steps,
-            retrain=self.config.retrain,
-        ).params
-        kernels = [layer["kernel"] for layer in retrained.values()]
-        return {
-            "landed": self.task.accuracy(params, self.task.data.test),
-            "accuracy": self.task.accuracy(retrained, self.task.data.test),
-            "ratio": sum(x.size for x in kernels) / sum(int(np.count_nonzero(x)) for x in kernels),
-            "primal": history.get("primal"),
-        }
+
+def _is_splitting(method: str) -> bool:
+    return method in _PAIRS or method in _PAIRS.values()
 
 
-def _claims(found: dict[float, dict[str, list[dict]]]) -> list[str]:
+def _claims(found: dict[float, Found]) -> list[str]:
     """What the run says of the paper's claim, straight after hard pruning."""
     first, last = min(found), max(found)
     lines = []
     for admm, ours in _PAIRS.items():
-        low, high = (_ahead(found[rate], admm, "landed") for rate in (first, last))
+        low, high = (ahead(found[rate][ours], found[rate][admm], "landed") for rate in (first, last))
         lines.append(f"{_verdict(high)}: {ours}, is ahead of ADMM at {last:g}x ({_points(high)} points).")
         if last > first:
             lead = f"{ours}: its lead over ADMM grows from {first:g}x to {last:g}x"
             lines.append(f"{_verdict(high - low)}: {lead} ({_points(high - low)} points).")
-    means = {method: np.mean([outcome["landed"] for outcome in each]) for method, each in found[last].items()}
+    means = {method: values(outcomes, "landed").mean() for method, outcomes in found[last].items()}
     best = max((method for method in means if not method.startswith("SLR")), key=means.__getitem__)
-    over = _ahead(found[last], best, "landed")
+    over = ahead(found[last][_rival(best)], found[last][best], "landed")
     lines.append(f"{_verdict(over)}: SLR is ahead of the best other at {last:g}x, {best} ({_points(over)} points).")
     return lines
 
@@ -258,55 +270,24 @@ def _verdict(differences: np.ndarray) -> str:
     return "Reproduced" if mean > 2 * error else "Undecided" if mean > error else "Not reproduced"
 
 
-def _ahead(outcomes: dict[str, list[dict]], method: str, key: str) -> np.ndarray:
-    """By how much SLR is better, paired by seed: the same trained network and the same batches on both sides."""
-    ours, others = ([outcome[key] for outcome in outcomes[name]] for name in (_PAIRS.get(method, _SLR), method))
-    return np.subtract(ours, others)
+def _rival(method: str) -> str:
+    """The SLR that a method is set beside: the one with the same kind of rho."""
+    return _PAIRS.get(method, _SLR)
 
 
-def _points(values: np.ndarray) -> str:
-    """Mean and standard error, in points."""
-    return with_error(100 * values, "+.2f")
+def _points(differences: np.ndarray) -> str:
+    return with_error(differences, "+.2f")
 
 
-def _table(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> Table:
-    seeds, n = len(context.seeds), len(context.data.test)
-    table = Table(
-        title=f"LeNet-300-100 on {context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}",
-        caption=f"Trained on without pruning: {_percent(dense)} %. No figure of the paper is for this network.",
-        box=rich.box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    table.add_column("method", no_wrap=True)
-    for column in ("just\npruned %", "SLR\nahead by", "retrained %", "SLR\nahead by"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for rate, outcomes in found.items():
-        table.add_row(f"[bold]{rate:g}x[/]")
-        for method, each in outcomes.items():
-            cells = [method]
-            for key in ("landed", "accuracy"):
-                ahead = "" if method in _PAIRS.values() else _points(_ahead(outcomes, method, key))
-                cells += [_percent([outcome[key] for outcome in each]), ahead]
-            table.add_row(*cells, end_section=method == _SLR)
-    return table
-
-
-def _percent(values: list[float]) -> str:
-    return with_error(100 * np.asarray(values), ".2f")
-
-
-def _draw(context: Context, found: dict[float, dict[str, list[dict]]], dense: list[float]) -> None:
+def _draw(context: Context, found: dict[float, Found], dense: list[float]) -> None:
+    shown = sorted(set(found[max(found)]) - {_ONE_SHOT})  # so far below that the others would be one line
     for key, name in (("landed", "accuracy_before_retraining"), ("accuracy", "accuracy")):
-        curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-        for outcomes in found.values():
-            for method in outcomes.keys() - {_ONE_SHOT}:  # so far below that the others would be one line
-                values = [outcome[key] for outcome in outcomes[method]]
-                curves[method].append(
-                    (outcomes[method][0]["ratio"], float(np.mean(values)), standard_error(values) or 0.0)
-                )
-        shown = {method: curves[method] for method in sorted(curves)}
-        _plots.accuracy_against_compression(context.folder / f"{name}.png", shown, dense=float(np.mean(dense)))
-    hardest = found[max(found)]
-    residuals = {method: hardest[method][0]["primal"] for method in (*_PAIRS, *_PAIRS.values())}
-    _plots.residuals(context.folder / "residuals.png", residuals)
+        curves = {method: [curve_point(each[method], key) for each in found.values()] for method in shown}
+        _plots.accuracy_against_compression(context.folder / f"{name}.png", curves, dense=float(np.mean(dense)))
+
+
+def _rows(outcomes: Found) -> list[Row]:
+    ours = set(_PAIRS.values())
+    return [
+        Row(method, each, None if method in ours else outcomes[_rival(method)]) for method, each in outcomes.items()
+    ]

@@ -134,7 +134,6 @@ from jaxcomp.solvers import exchange as exchange
 from jaxcomp.solvers import gaussian as gaussian
 from jaxcomp.solvers import greedy as greedy
 from jaxcomp.solvers import message_bits as message_bits
-from jaxcomp.solvers import proximal as proximal
 from jaxcomp.solvers import rademacher as rademacher
 from jaxcomp.solvers import retract as retract
 from jaxcomp.solvers import sphere as sphere

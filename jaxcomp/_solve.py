@@ -69,9 +69,9 @@ def solve(
 ) -> Solution:
     """Minimise the loss under the solver's constraints. Pure: jit it, vmap it over params, solvers or seeds.
 
-    ``rounds`` times: ``steps`` steps of the optimiser on ``solver.objective``, then ``solver.coordinate``. Then
-    ``solver.land`` and, from a fresh optimiser state, ``retrain`` rounds of ``steps`` steps on the loss alone in which
-    every update is cut to keep the parameters feasible.
+    ``rounds`` times: ``steps`` steps of the optimiser on ``solver.objective``, each as ``solver.step`` has it, then
+    ``solver.coordinate``. Then ``solver.land`` and, from a fresh optimiser state, ``retrain`` rounds of ``steps`` steps
+    on the loss alone in which every update is cut to keep the parameters feasible.
 
     Args:
         loss: ``loss(params, batch)`` returns the loss, a scalar (or one entry per risk, for solvers that weigh them),
@@ -185,6 +185,8 @@ def run_round(loss, carry: Carry, batches, solver, hold: Spec, grad, batch, take
 
         (_, (losses, aux)), gradient = grad(objective, has_aux=True)(params, taken + i)
         updates, opt_state = optimizer.update(_together(gradient), opt_state, params)
+        if state is not None:
+            updates = solver.step(state, params, updates)
         updates = tangent(hold, params, updates)
         if state is None:
             updates = tangent(solver.spec, params, updates)

@@ -291,6 +291,27 @@ def test_hold_keeps_the_zeros_of_an_earlier_stage(held, retrain):
     assert jnp.any(jnp.where(start[held] == 0, free[held], 0) != 0)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drift(jc.ADMM):
+    """A solver that adds to every update."""
+
+    by: float = 0.0
+
+    def step(self, state, params, updates):
+        return jax.tree.map(lambda update: update + self.by, updates)
+
+
+@pytest.mark.parametrize("verb", [jc.solve, functools.partial(jc.compress, progress=False)], ids=["solve", "compress"])
+def test_a_solver_has_the_last_word_on_updates_in_the_rounds_within_what_is_held(verb):
+    earlier = {"w": jc.Sparse(0.75)}
+    start = jc.project(earlier, TWO)
+    run = dict(optimizer=optax.sgd(0.0), rounds=2, steps=3, retrain=1, hold=earlier)
+    found = verb(pull, start, TARGETS, Drift({}, by=-0.25), **run).params
+    np.testing.assert_array_equal(found["v"], start["v"] - 1.5)  # six steps, and none in retraining
+    np.testing.assert_array_equal(found["w"], start["w"] - 1.5 * (start["w"] != 0))
+
+
 def test_retraining_descends_the_loss_and_stays_feasible():
     spec = {"w": jc.Sparse(0.5), "v": jc.Polarized(jc.whole())}
     options = {"optimizer": ADAM, "rounds": 2, "steps": 10}

@@ -22,7 +22,6 @@ from jaxcomp.solvers._progressive import Progressive as Progressive
 from jaxcomp.solvers._progressive import ProgressiveState as ProgressiveState
 from jaxcomp.solvers._reweighted import Reweighted as Reweighted
 from jaxcomp.solvers._reweighted import ReweightedState as ReweightedState
-from jaxcomp.solvers._reweighted import proximal as proximal
 from jaxcomp.solvers._slr import SLR as SLR
 from jaxcomp.solvers._slr import SLRState as SLRState
 from jaxcomp.solvers._solver import Round as Round

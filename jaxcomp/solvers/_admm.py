@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, project
@@ -82,8 +83,8 @@ class ADMM(Solver):
         z = project(self.spec, w)
         return ADMMState(
             z=z,
-            u=jax.tree.map(jnp.zeros_like, z),
-            anchor=z,
+            u={path: shard_alike(x, jnp.zeros_like(x))[1] for path, x in z.items()},  # each where the leaf lies
+            anchor=jax.tree.map(jnp.copy, z),  # for a buffer that two leaves share cannot be donated
             rho=jnp.asarray(self.rho, jnp.float32),
             scale=norm(w),
             primal=distance(w, z),

@@ -19,8 +19,9 @@ class Combined(Solver):
     is ``Combined(MinMax(...), ADMM(spec))``: minimise the weighted risks plus the penalty that draws to the sets. What
     weighs several losses comes first; those that add to a loss may come in any order.
 
-    After a round all coordinate, in order, on the same parameters. What a round tells a solver of losses are the values
-    of the objective before it, with the states that the round descended. They land in order too.
+    Their steps follow one another on every update. After a round all coordinate, in order, on the same parameters. What
+    a round tells a solver of losses are the values of the objective before it, with the states that the round
+    descended. They land in order too.
 
     Of what they monitor, ``converged`` holds if it does for all that say so, and ``diverged`` if for any; another name
     that several use is followed by the solver's place, as in ``rho_1``.
@@ -99,6 +100,11 @@ class Combined(Solver):
 
         together = enumerate(zip(self.solvers, state, strict=True))
         return tuple(solver.coordinate(own, told(place), params) for place, (solver, own) in together)
+
+    def step(self, state: Sequence, params: Any, updates: Any) -> Any:
+        for solver, own in zip(self.solvers, state, strict=True):
+            updates = solver.step(own, params, updates)
+        return updates
 
     def land(self, state: Sequence, params: Any) -> Any:
         for solver, own in zip(self.solvers, state, strict=True):

@@ -41,7 +41,7 @@ class DynamicRegularization(Reweighting):
         squared: False has ``|d_i|`` and ``P_i = 1 / (|d'_i| + epsilon)``. Its proximal step reaches the set exactly;
             its gradient alone swings about it.
         grouped: count groups of the view of each set, by their root mean square distance, instead of weights.
-        decoupled: leave the penalty out of the objective: `proximal`, put after the optimiser, applies it.
+        decoupled: whether the penalty comes by proximal steps after those of the optimiser, not by its gradient.
 
     Raises:
         ValueError: `grouped`, and a set has no view; or `strength` is for other leaves.

@@ -71,6 +71,9 @@ class Every(Solver):
     def objective(self, state: EveryState, losses: jax.Array, params: Any) -> jax.Array:
         return self.solver.objective(state.inner, losses, params)
 
+    def step(self, state: EveryState, params: Any, updates: Any) -> Any:
+        return self.solver.step(state.inner, params, updates)
+
     def coordinate(self, state: EveryState, round: Round, params: Any) -> EveryState:
         told = (round.first, round.last, round.mean)
         first, last, mean = (losses if self.risks else jnp.mean(losses) for losses in told)

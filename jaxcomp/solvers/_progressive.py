@@ -120,6 +120,9 @@ class Progressive(Solver):
         done = state.round + 1
         return ProgressiveState(self.at(done).coordinate(state.inner, round, params), done)
 
+    def step(self, state: ProgressiveState, params: Any, updates: Any) -> Any:
+        return self.at(state.round).step(state.inner, params, updates)
+
     def opponent(self, state: ProgressiveState) -> Any:
         return self.at(state.round).opponent(state.inner)
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, gather, members, project, scatter
-from jaxcomp._paths import leaves_by_path, replace, select
+from jaxcomp._paths import replace, select
 from jaxcomp.constraints import Chain, Constraint, View
 from jaxcomp.constraints._joint import Glued
 from jaxcomp.solvers._leaves import wide
@@ -150,8 +149,8 @@ class Reweighted(Reweighting):
     same, give `strength` by leaf. P is also computed of the weights at the start, not set to 1.
 
     Under Adam the gradient of a penalty on single weights is normalised, and P with it. ``decoupled=True`` leaves the
-    penalty out of the objective; `proximal`, put after the optimiser, then takes its proximal step, a soft threshold
-    by group with exact zeros, whatever the optimiser.
+    penalty out of the objective and takes its proximal step after each of the optimiser, whichever that is: a soft
+    threshold by group, to exact zeros.
 
     Args:
         spec: ``{path: Constraint}`` from `jaxcomp.assign`, of sets with a view.
@@ -162,7 +161,7 @@ class Reweighted(Reweighting):
         threshold: landing makes groups of a lesser size zero.
         squared: of ``size^2`` throughout: ``P = 1 / (size^2 + epsilon)`` times ``size^2``. Smooth, no exact zeros, and
             epsilon is a squared size.
-        decoupled: whether `proximal` applies the penalty.
+        decoupled: whether the penalty comes by proximal steps.
 
     Raises:
         ValueError: a set has no view, or `strength` is for other leaves.
@@ -203,57 +202,6 @@ class Reweighted(Reweighting):
 
     def _away(self, z: dict[str, jax.Array], params: Any) -> dict[str, Groups]:
         return groups_of(self.spec, wide(self.spec, params))
-
-
-class ProximalState(NamedTuple):
-    """State of `proximal`."""
-
-    solver: Any
-    taken: jax.Array  # steps so far, shape=(), dtype=int32
-
-
-def proximal(solver: Reweighting, period: int) -> optax.GradientTransformation:
-    """The proximal step of a decoupled `Reweighted` or `DynamicRegularization`; put it *last* in the optax chain.
-
-    Every update goes on to where `solver.prox` takes the parameters that it leads to. P is renewed every ``period``
-    steps, before the step that follows, as in `jaxcomp.solve` with ``steps=period``. It acts in retraining too, if the
-    same optimiser is used there: retrain in a call of its own, with ``rounds=0`` and the bare optimiser.
-
-    Args:
-        solver: with ``decoupled=True``, so that the penalty is not in the objective too.
-        period: steps a round.
-
-    >>> import jaxcomp as jc
-    >>> params = {"w": jnp.array([3.0, 0.01])}
-    >>> spec = jc.assign(params, {"w": jc.Sparse(1.0)})
-    >>> tx = optax.chain(optax.adam(1e-3), proximal(Reweighted(spec, strength=1e-4, decoupled=True), period=100))
-    >>> updates, _ = tx.update({"w": jnp.zeros(2)}, tx.init(params), params)
-    >>> [f"{w:.3g}" for w in optax.apply_updates(params, updates)["w"]]
-    ['3', '0.000909']
-    """
-    if period < 1:
-        raise ValueError(f"period must be a whole number of steps, at least 1, found {period}")
-    if not solver.decoupled:
-        raise ValueError(f"proximal needs {type(solver).__name__}(..., decoupled=True): its objective has the penalty")
-
-    def init(params):
-        # optax.tree.map_params calls init on a childless placeholder, which has none of the leaves
-        inner = solver.init(params) if leaves_by_path(params) else jnp.float32(0)
-        return ProximalState(inner, jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params=None):
-        if params is None:
-            raise ValueError("proximal needs the parameters: call tx.update(updates, state, params)")
-        unknown = jnp.full((), jnp.nan, jnp.float32)  # no solver of this kind reads the losses
-        inner = lax.cond(
-            (state.taken % period == 0) & (state.taken > 0),
-            lambda s: solver.coordinate(s, Round(unknown, unknown, unknown), params),
-            lambda s: s,
-            state.solver,
-        )
-        return solver.step(inner, params, updates), ProximalState(inner, state.taken + 1)
-
-    return optax.GradientTransformation(init, update)
 
 
 def groups_of(spec: Spec, leaves: dict[str, jax.Array]) -> dict[str, Groups]:

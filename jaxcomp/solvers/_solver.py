@@ -1,4 +1,4 @@
-"""How to get there: three pure functions over a state, and the same three as an optax transformation."""
+"""How to get there: pure functions over a state, and the same as an optax transformation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -72,6 +72,13 @@ class Solver:
         """The state after a round: projections, dual steps, weights, simplex ascent."""
         raise NotImplementedError(f"{type(self).__name__} must define coordinate(state, round, params)")
 
+    def step(self, state: Any, params: Any, updates: Any) -> Any:
+        """What to add to the parameters where the optimiser says `updates`; by default just that.
+
+        For what an optimiser would distort if it came as a gradient, as a proximal step.
+        """
+        return updates
+
     def opponent(self, state: Any) -> Any:
         """What the loss takes beside the parameters, as ``loss((params, opponent), batch)``; ``None`` for nothing."""
         return None
@@ -94,18 +101,24 @@ class TransformationState(NamedTuple):
     """State of `as_transformation`."""
 
     solver: Any  # the solver's own state
+    optimizer: Any  # that of the optimiser within, if there is one
     taken: jax.Array  # steps so far, shape=(), dtype=int32
     first: jax.Array  # losses of the round so far, shape=() or (risks,), float32; NaN where they are not known
     last: jax.Array
     total: jax.Array
 
 
-def as_transformation(solver: Solver, period: int) -> optax.GradientTransformationExtraArgs:
+def as_transformation(
+    solver: Solver, period: int, optimizer: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
     """A solver as an optax transformation, for anyone's training loop; put it *before* the optimiser in the chain.
 
     It adds the gradient of the solver's objective (beyond the loss) and coordinates every ``period`` steps, before
     the gradient of the step that follows: the iterates are those of `jaxcomp.solve` with ``steps=period``. Landing is
     the caller's: ``solver.land(state, params)`` once, then train on with `retract`.
+
+    A solver with a `Solver.step` of its own has the last word on every update, so it cannot stand before the optimiser:
+    give it the optimiser, and put the whole where the optimiser would be. Others may be given theirs too.
 
     Solvers that are not ``additive`` (`jaxcomp.MinMax`, `jaxcomp.Adversary` and what is combined with them) need more
     than a gradient of the loss: theirs is taken of ``value_fn`` and replaces the one that is passed.
@@ -113,34 +126,48 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
     Args:
         solver: as `jaxcomp.ADMM`.
         period: steps a round.
+        optimizer: from optax, to be applied between the solver's gradient and its step; by default none is.
 
     The update takes ``value=loss`` (recorded for solvers that read it) and ``value_fn=params -> loss`` (for solvers
-    that ask for the loss, as optax's line searches take it), and ignores any other extra argument. A solver that
-    compares points does so at the first step of a round, on that step's batch, where `solve` takes the first batch of
-    the round before: the iterates are equal if the batches are. With `jaxcomp.Adversary` its argument is a pair,
-    ``(params, opponent)``.
+    that ask for the loss, as optax's line searches take it), and hands both and any other extra argument to the
+    optimiser within. With `jaxcomp.Adversary` the argument of ``value_fn`` is a pair, ``(params, opponent)``.
+
+    A solver that compares points does so at the first step of a round, when it first sees what the round before ended
+    with, by the ``value_fn`` of that step; `solve` compares on the first batch of the round that has ended. They agree
+    if that is the batch which a ``value_fn`` given there asks about. An additive solver reads ``value_fn`` in no other
+    step; one that is not takes its gradient of it too, so its forms agree where all batches are equal.
 
     Raises:
-        ValueError: from the update: the parameters are missing, or a ``value_fn`` that the solver needs.
+        ValueError: from the update: the parameters are missing, or a ``value_fn`` or an optimiser that the solver
+            needs.
 
     >>> import jaxcomp as jc
     >>> params = {"w": jnp.array([3.0, 1.0])}
     >>> admm = jc.ADMM(jc.assign(params, {"w": jc.Sparse(0.5)}), rho=0.1)
     >>> tx = optax.chain(jc.as_transformation(admm, period=10), optax.adam(1e-2))
     >>> updates, state = tx.update({"w": jnp.zeros(2)}, tx.init(params), params)
+
+    A penalty that comes by proximal steps, here a shift of both weights towards zero by ``1e-3``:
+
+    >>> lasso = jc.Reweighted(jc.assign(params, {"w": jc.Sparse(1.0)}), strength=1.0, epsilon=1e3, decoupled=True)
+    >>> tx = jc.as_transformation(lasso, 10, optax.adam(1e-2))
+    >>> updates, _ = tx.update({"w": jnp.zeros(2)}, tx.init(params), params)
+    >>> [f"{update:.3f}" for update in updates["w"]]
+    ['-0.001', '-0.001']
     """
     if period < 1:
         raise ValueError(f"period must be a whole number of steps, at least 1, found {period}")
+
+    within = optax.with_extra_args_support(optimizer or optax.identity())
 
     def init(params):
         nothing = jnp.full(() if solver.risks is None else solver.risks, jnp.nan, jnp.float32)
         # optax.tree.map_params finds parameters in a state by init on a childless placeholder; ours are keyed by path,
         # so that one leaf in its place makes the solver's state one of its non-parameters.
         inner = solver.init(params) if leaves_by_path(params) else nothing
-        return TransformationState(inner, jnp.zeros((), jnp.int32), nothing, nothing, nothing)
+        return TransformationState(inner, within.init(params), jnp.zeros((), jnp.int32), nothing, nothing, nothing)
 
     def update(updates, state, params=None, *, value=None, value_fn=None, **extra):
-        del extra
         if params is None:
             raise ValueError("as_transformation needs the parameters: call tx.update(updates, state, params)")
         if value_fn is None and not solver.additive:
@@ -156,16 +183,24 @@ def as_transformation(solver: Solver, period: int) -> optax.GradientTransformati
             state.solver,
         )
         if solver.additive:
-            value = jnp.asarray(jnp.nan if value is None else value, jnp.float32)
+            losses = jnp.asarray(jnp.nan if value is None else value, jnp.float32)
             penalty = leaves_by_path(jax.grad(lambda p: solver.objective(inner, jnp.zeros(()), p))(params))
             moved = {path: g + penalty[path].astype(g.dtype) for path, g in leaves_by_path(updates).items()}
         else:
-            value, gradient = _steered(solver, inner, value_fn, params)
+            losses, gradient = _steered(solver, inner, value_fn, params)
             moved = {path: gradient[path].astype(g.dtype) for path, g in leaves_by_path(updates).items()}
-        first = jnp.where(starts, value, state.first)
-        total = value + jnp.where(starts, 0, state.total)
         # By path: nnx hands its optimisers a State at init and plain arrays at update.
-        return replace(updates, moved), TransformationState(inner, state.taken + 1, first, value, total)
+        gradient = replace(updates, moved)
+        updates, outer = within.update(gradient, state.optimizer, params, value=value, value_fn=value_fn, **extra)
+        stepped = solver.step(inner, params, updates)
+        if optimizer is None and stepped is not updates:
+            raise ValueError(
+                f"{type(solver).__name__} steps after the optimiser, so it must be given it: call "
+                "as_transformation(solver, period, optimizer)"
+            )
+        first = jnp.where(starts, losses, state.first)
+        total = losses + jnp.where(starts, 0, state.total)
+        return stepped, TransformationState(inner, outer, state.taken + 1, first, losses, total)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

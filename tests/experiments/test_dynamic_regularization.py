@@ -10,15 +10,28 @@ from rich.console import Console
 
 import jaxcomp as jc
 from experiments.__main__ import main
-from experiments.dynamic_regularization import Config, _compared, _Methods, _shares, _sizes
+from experiments._compression_report import Outcome
+from experiments.dynamic_regularization import Config, _compared, _halving, _Methods, _shares, _sizes
 
 RNG = np.random.default_rng(0)
 
 
 def test_every_method_gets_as_many_trials():
-    assert {len(trials) for trials in Config().trials().values()} == {3}
-    with pytest.raises(ValueError, match="every method needs as many trials"):
+    config = Config()
+    assert len(config.admm) == len(config.dynamic) == config.trials == 6
+    assert config.lasso == config.reweighted == config.group_lasso == config.reweighted_blocks
+    with pytest.raises(ValueError, match=r"admm needs .* 6 numbers: as many trials as the others"):
+        Config(admm=(1e-2,))
+    with pytest.raises(ValueError, match="lasso needs two bounds"):
         Config(lasso=(1e-4,))
+
+
+def test_halving_closes_in_on_the_largest_number_that_is_accurate_enough():
+    found = {}
+    for number in _halving((1e-6, 1e-2), 6, found, goal=0.9):
+        found[number] = 0.95 if number <= 3e-5 else 0.5
+    reached = max(number for number in found if found[number] >= 0.9)
+    assert len(found) == 6 and 3e-5 / 10 ** (4 / 32) < reached <= 3e-5
 
 
 def test_the_gap_is_between_the_two_sides_of_the_threshold():
@@ -51,20 +64,21 @@ def methods_on(outcomes, tolerance=0.005):
         data=SimpleNamespace(validation=None),
         accuracy=lambda params, split: params["accuracy"],
     )
-    names = ("lasso", "reweighted", "group_lasso", "reweighted_blocks", "admm", "dynamic")
-    return Scripted(task, Config(**dict.fromkeys(names, (1.0, 2.0, 3.0)), tolerance=tolerance))
+    bounds = dict.fromkeys(("lasso", "reweighted", "group_lasso", "reweighted_blocks"), (1.0, 256.0))
+    given = dict.fromkeys(("admm", "dynamic"), (1.0, 2.0, 3.0))
+    return Scripted(task, Config(trials=3, **bounds, **given, tolerance=tolerance))
 
 
 def test_the_fewest_weights_within_the_tolerance_are_chosen():
-    trials = {"lasso 1": (0.91, 300), "lasso 2": (0.896, 200), "lasso 3": (0.894, 100)}
+    trials = {"lasso 16": (0.91, 300), "lasso 64": (0.894, 100), "lasso 32": (0.896, 200)}
     chosen, recorded = methods_on({"dense": (0.9, None)} | trials).tune(seed=0)
-    assert chosen["lasso"] == 2.0
-    assert recorded["lasso"][2] == {"number": 3.0, "accuracy": 0.894, "kept": 100}
+    assert chosen["lasso"] == 32
+    assert recorded["lasso"][2] == {"number": 64, "accuracy": 0.894, "kept": 100}
 
 
 def test_where_no_trial_is_within_the_tolerance_the_most_accurate_is_chosen():
-    trials = {"lasso 1": (0.85, 300), "lasso 2": (0.88, 200), "lasso 3": (0.84, 100)}
-    assert methods_on({"dense": (0.9, None)} | trials).tune(seed=0)[0]["lasso"] == 2.0
+    trials = {"lasso 16": (0.85, 300), "lasso 4": (0.88, 200), "lasso 2": (0.84, 100)}
+    assert methods_on({"dense": (0.9, None)} | trials).tune(seed=0)[0]["lasso"] == 4
 
 
 def test_at_given_rates_the_most_accurate_is_chosen():
@@ -72,6 +86,7 @@ def test_at_given_rates_the_most_accurate_is_chosen():
     assert methods_on({"dense": (0.9, None)} | trials).tune(seed=0)[0]["admm"] == 2.0
 
 
+@pytest.mark.slow
 def test_admm_gets_as_many_weights_in_every_layer_as_were_found():
     found = {layer: {"kernel": jnp.asarray(RNG.normal(size=(50, 60)) * (RNG.random((50, 60)) < rate))}
              for layer, rate in (("fc1", 0.013), ("fc2", 0.4))}  # fmt: skip
@@ -83,8 +98,8 @@ def test_admm_gets_as_many_weights_in_every_layer_as_were_found():
 
 
 def test_rates_are_compared_as_ratios_paired_by_seed():
-    a = {"ratio": np.array([20.0, 80.0]), "accuracy": np.array([0.9, 0.9]), "landed": np.array([0.8, 0.8])}
-    b = {"ratio": np.array([10.0, 40.0]), "accuracy": np.array([0.89, 0.91]), "landed": np.array([0.7, 0.7])}
+    a = [Outcome(0.8, 0.9, 1, ratio, 1.0, 0.0, {}) for ratio in (20.0, 80.0)]
+    b = [Outcome(0.7, accuracy, 1, ratio, 1.0, 0.0, {}) for accuracy, ratio in ((0.89, 10.0), (0.91, 40.0))]
     said = "a against b: 2.00 (x/ 1.00) times the rate, +10.00 ± 0.00 points just pruned, +0.00 ± 1.00 points retrained"
     assert _compared({"a": a, "b": b}, "a", "b") == said
 
@@ -99,7 +114,7 @@ def test_a_run_writes_its_table_and_its_plot(tmp_path, capsys):
     assert set(methods) == {"dense", "lasso", "reweighted", "admm", "dynamic"}
     assert methods["admm"]["layers"] == methods["reweighted"]["layers"]
     assert all(methods["dynamic"]["layers"][path] <= n for path, n in methods["reweighted"]["layers"].items())
-    assert len(methods["reweighted"]["gaps"]) == 2
+    assert len(methods["reweighted"]["gap"]) == 2
     assert all(
         set(trial) == {"number", "accuracy", "kept"} for trials in metrics["trials"].values() for trial in trials
     )

@@ -3,6 +3,8 @@
 import json
 import os
 import shlex
+import sys
+import types
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -184,6 +186,38 @@ def test_every_experiment_of_the_package_can_be_found_and_built():
         for quick in (False, True):
             assert _settings.apply(each.default_config(quick), []) == each.default_config(quick)
     assert "toy-example" not in REGISTRY
+
+
+def test_an_experiment_that_cannot_be_imported_leaves_the_others_and_says_why(toy, tmp_path, monkeypatch, capsys):
+    package = types.ModuleType("experiments")
+    package.__path__ = [str(tmp_path)]
+    (tmp_path / "two_words.py").write_text("import no_such_package")
+    monkeypatch.setitem(sys.modules, "experiments", package)
+    monkeypatch.setattr(_registry, "BROKEN", {})
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "toy-example" in shown and "two-words" in shown and "cannot be imported: ModuleNotFoundError" in shown
+    assert main(["run", "two-words"]) == 2
+    assert "'two-words' cannot be imported: ModuleNotFoundError: No module named 'no_such" in capsys.readouterr().err
+    run_toy(tmp_path / "results")
+
+
+def test_an_experiment_with_data_of_its_own_is_given_none_and_takes_no_choice_of_it(toy, tmp_path, capsys):
+    seen = []
+
+    @experiment("own-data", paper="", summary="", data=None)
+    def run(config: Config, context: Context) -> dict:
+        seen.append(context.data)
+        return {}
+
+    assert main(["run", "own-data", "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("own-data/*/result.json")
+    result = json.loads(path.read_text())
+    assert seen == [None] and result["data"] is None and "--data" not in result["command"]
+    assert main(["run", "own-data", "--data", "mnist"]) == 2
+    assert "own-data reads data of its own" in capsys.readouterr().err
+    assert main(["list"]) == 0 and "its own" in capsys.readouterr().out
 
 
 def test_find_raises_a_usage_error_even_without_a_near_name():

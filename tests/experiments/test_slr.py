@@ -10,6 +10,7 @@ import jaxcomp as jc
 from experiments import _data, slr
 from experiments.__main__ import main
 from experiments._classifier import Classifier
+from experiments._compression_report import Outcome
 from experiments._models import LeNet300
 
 
@@ -24,6 +25,12 @@ def test_every_method_gets_as_many_trials(comparison):
     assert len(trials) == 6 and {len(each) for each in trials.values()} == {6}
 
 
+def test_slr_gets_the_trials_of_admm(comparison):
+    trials = comparison._trials()
+    for admm, ours in slr._PAIRS.items():
+        assert [trial | {"s0": trial["rho"]} for trial in trials[admm]] == trials[ours]
+
+
 @pytest.mark.parametrize("rate", [10.0, 100.0])
 def test_the_rate_counts_the_dense_last_layer(comparison, rate):
     spec = comparison._spec(rate)
@@ -35,7 +42,7 @@ def test_the_rate_counts_the_dense_last_layer(comparison, rate):
 
 def outcomes(ours, admm):
     each = {name: ours for name in slr._PAIRS.values()} | {name: admm for name in slr._PAIRS}
-    return {name: [{"landed": value} for value in values] for name, values in each.items()}
+    return {name: [Outcome(landed, 1.0, 1, 1.0, 1.0, 0.0, {}) for landed in every] for name, every in each.items()}
 
 
 AHEAD, EVEN = ([0.9, 0.8, 0.7], [0.8, 0.71, 0.6]), ([0.9] * 3, [0.9, 0.91, 0.89])  # of SLR and of ADMM

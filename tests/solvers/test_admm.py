@@ -206,6 +206,7 @@ def test_healthy_runs_do_not_diverge(case):
     np.testing.assert_allclose(solution.params["w"], [3, 0, 2, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_narrow_weights_keep_their_dtype_and_duals_are_wide():
     params, batches = regression_problem()
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -270,6 +271,7 @@ def test_a_group_of_leaves_runs_as_one_leaf_of_all_their_weights():
         np.testing.assert_allclose(both.history[name], one.history[name], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_coupled_layers_lose_the_channel_that_costs_the_loss_least_and_not_the_least_one():
     """Channels of norm 1.41, 1.36 and 1.12, of which the second hardly matters to the loss."""
     params = {"a": jnp.array([[1.0, 1.0, 0.5]]), "b": jnp.array([[1.0], [0.92], [1.0]])}

@@ -113,6 +113,7 @@ def test_a_part_of_the_loss_may_be_hidden_from_one_player():
     np.testing.assert_allclose([solved.params["x"], solved.state.player.value], 3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_game_goes_on_with_pruned_parameters_in_a_second_call():
     spec = {"w": jc.Sparse(0.5)}
     pruned = jc.project(spec, PARAMS)
@@ -166,6 +167,7 @@ def test_a_transformation_takes_the_steps_of_solve():
     same(state.solver, solved.state)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     own = {"sets": {"": jc.L2Ball(1.0)}, "turns": 3, "optimizer": optax.adam(1.0)}
     solver = jc.Adversary(jnp.full(4, 0.5), 0.1, {"w": jc.Sparse(0.5)}, **own)

@@ -46,6 +46,7 @@ def least_worst_on(support):
     return found.fun, whole(found.x)
 
 
+@pytest.mark.slow
 def test_min_max_and_pruning_in_one_run_reach_the_best_of_all_supports():
     value, best = min((least_worst_on(s) for s in itertools.combinations(range(4), 2)), key=lambda found: found[0])
     solver = jc.Combined(jc.MinMax(3, gamma=0.0, rate=0.05), jc.ADMM({"w": jc.Sparse(0.5)}, rho=0.5))
@@ -62,6 +63,7 @@ def same(ours, theirs, **tolerance):
         np.testing.assert_allclose(a, b, **({"rtol": 1e-4, "atol": 1e-6} | tolerance))
 
 
+@pytest.mark.slow
 def test_two_on_a_leaf_each_are_one_on_both():
     run = dict(optimizer=SGD, rounds=3, steps=4, retrain=1)
     both = jc.solve(regression, PARAMS, BATCHES, jc.ADMM(ON_W.spec | ON_B.spec, rho=0.1), **run)
@@ -163,6 +165,7 @@ def test_all_must_converge_and_one_may_diverge(first, second, verdicts):
     [(errors, jc.Combined(jc.MinMax(4, 0.5, 0.1, sequential=False), ON_W)), (regression, jc.Combined(ON_W, ON_B))],
     ids=["weighing", "additive"],
 )
+@pytest.mark.slow
 def test_a_transformation_takes_the_steps_of_solve(loss, solver):
     tx = optax.chain(jc.as_transformation(solver, 3), optax.adam(3e-2))
 
@@ -186,6 +189,7 @@ def game(point, batch):
     return jnp.mean(jnp.square(batch["x"] @ params["w"] + (params["b"] + shift)[None] - batch["y"])) - 2 * shift @ shift
 
 
+@pytest.mark.slow
 def test_an_opponent_and_pruning_in_one_run():
     """The two do not know of each other: in either order the steps are the same."""
     opponent = jc.Adversary(jnp.zeros(4), rate=0.1, turns=2)
@@ -230,6 +234,7 @@ def test_it_prints_what_it_holds():
     assert repr(jc.Combined(ON_W, LISTENER)).startswith("Combined(ADMM(spec={'w': Sparse(density=0.5")
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     budget = jc.Lagrangian(lambda p: jnp.sum(jnp.square(p["b"])), 1.0, 0.1)
     check_solver(jc.Combined(jc.MinMax(4, 0.5, 0.1), budget, ON_B), PARAMS, errors, BATCH)

@@ -31,17 +31,22 @@ SOLVERS = {
     "Reweighted, squared, in blocks": jc.Reweighted({"w": jc.Sparse(1.0, jc.block_columns(3, 2))}, 1e-3, squared=True),
     "Reweighted, a price a leaf": jc.Reweighted({"w": jc.Sparse(0.5), "b": jc.Sparse(1.0)}, {"w": 1e-3, "b": 1e-2}),
     "Reweighted together": jc.Reweighted({"b & w": jc.Together(jc.Sparse(0.5))}, 1e-3, threshold=0.1),
+    "Reweighted, decoupled": jc.Reweighted(SPEC, 1e-3, decoupled=True),
     "Reweighted on nothing": jc.Reweighted({}, 1e-3),
     "Dynamic": jc.DynamicRegularization(SPEC, 1e-3),
     "Dynamic, grouped": jc.DynamicRegularization(
         {"w": jc.Sparse(0.5, jc.outputs())}, 1e-3, squared=False, grouped=True
     ),
+    "Dynamic, decoupled": jc.DynamicRegularization(SPEC, 1e-3, squared=False, decoupled=True),
     "Dynamic on a chain": jc.DynamicRegularization({"w": jc.Chain(jc.Sparse(0.5), jc.Quantized(jc.Binary()))}, 1e-3),
     "Dynamic on two leaves": jc.DynamicRegularization(
         {"w": jc.Tied(jc.diagonals(2)), "b": jc.Polarized(jc.whole())}, {"w": 1e-3, "b": 1e-3}
     ),
     "Lagrangian": jc.Lagrangian(lambda p: jnp.mean(p["w"] ** 2), 0.3, 0.5, SPEC, penalty=0.1),
     "Progressive ADMM": jc.Progressive(jc.ADMM(DENSE, rho=0.1), jc.ADMM(SPEC, rho=0.1, growth=1.5), rounds=1),
+    "Progressive, decoupled": jc.Progressive(
+        *(jc.Reweighted(SPEC, strength, decoupled=True) for strength in (1e-4, 1e-2)), rounds=2
+    ),
     "Progressive bits": jc.Progressive(
         *(jc.ADMM({"w": jc.Quantized(jc.Uniform(bits))}, rho=0.1) for bits in (8, 4)), rounds=2, curve="linear"
     ),
@@ -49,13 +54,20 @@ SOLVERS = {
 }
 
 
-QUICK = {"ADMM", "ADMM on a chain", "SLR", "Reweighted together", "Dynamic", "Lagrangian", "Progressive SLR"}
+QUICK = {"ADMM", "ADMM on a chain", "SLR", "Reweighted, decoupled", "Dynamic", "Lagrangian", "Progressive SLR"}
 ROWS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SOLVERS]
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_solvers_keep_the_contract(name):
     check_solver(SOLVERS[name], PARAMS, regression, BATCH)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_states_can_be_donated_together_with_the_parameters(name):
+    solver = SOLVERS[name]
+    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((PARAMS, solver.init(PARAMS)))]
+    assert len(set(buffers)) == len(buffers)
 
 
 def faulty(name, **methods):
@@ -75,6 +87,10 @@ FAULTS = {
     "parameters that change dtype": (
         {"land": lambda self, state, params: jax.tree.map(lambda x: x.astype(jnp.float16), params)},
         "land changes the structure, a shape or a dtype of the parameters",
+    ),
+    "a step that changes dtype": (
+        {"step": lambda self, state, params, updates: jax.tree.map(lambda x: x.astype(jnp.float16), updates)},
+        "step changes the structure, a shape or a dtype of the updates",
     ),
     "a vector in the monitor": (
         {"monitor": lambda self, state: {"u": state.u["w"]}},

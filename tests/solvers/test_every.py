@@ -71,5 +71,6 @@ def test_min_max_at_every_step_and_projections_now_and_then():
     assert len(np.unique(solved.history["heaviest"])) == 12 and jnp.count_nonzero(solved.params["w"]) == 12
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_solver(jc.Every(2, jc.MinMax(4, 0.5, 0.1)), PARAMS, errors, jax.tree.map(lambda x: x[0], BATCHES))

@@ -48,6 +48,7 @@ def test_a_sum_over_bits_is_maximised_and_flips_that_lose_are_left_alone(score, 
         assert modular(flips.bits, gains) == best(modular, bits, budget, gains)
 
 
+@pytest.mark.slow
 def test_a_cover_is_as_near_to_the_best_as_theory_says_and_rescoring_helps():
     worst, gap = 1.0, 0.0
     searches = [jax.jit(functools.partial(greedy, coverage, budget=3, each=each)) for each in (1, 3)]
@@ -68,6 +69,7 @@ def test_where_flips_depend_on_each_other_queries_know_more_than_the_gradient():
     np.testing.assert_array_equal(found(pairs, jnp.zeros(3), gains, budget=2).order, [-1, -1])
 
 
+@pytest.mark.slow
 def test_scores_of_random_combinations_find_the_large_gains():
     gains = jnp.where(jnp.arange(40) % 10 == 3, 5.0, 0.1)
     flips = found(modular, jnp.zeros(40), gains, budget=4, each=2, grad=ZerothOrder(1e-2, 120))
@@ -76,6 +78,7 @@ def test_scores_of_random_combinations_find_the_large_gains():
     np.testing.assert_array_equal(exact.order, [3, 13, 23, 33])
 
 
+@pytest.mark.slow
 def test_every_flip_is_the_gradient_of_a_function_linear_in_each_bit():
     sets = jax.random.bernoulli(jax.random.key(0), 0.3, (9, 20)).astype(jnp.float32)
     bits = jnp.array([0, 1, 1, 0, 0, 0, 1, 0, 0.0])

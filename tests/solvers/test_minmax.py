@@ -247,6 +247,7 @@ def test_a_transformation_puts_the_gradient_of_the_objective_for_the_one_it_is_g
     same(*(jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (found, expected)), rtol=2e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     solver = jc.MinMax(4, gamma=0.5, rate=0.1, spec={"w": jc.Sparse(0.5)}, optimizer=optax.adam(1.0))
     check_solver(solver, PARAMS, errors, jax.tree.map(lambda x: x[0], BATCHES))

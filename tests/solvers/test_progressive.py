@@ -68,6 +68,7 @@ def test_numbers_that_are_equal_stay_bit_for_bit(curve):
         assert way.at(t).rho == np.float32(0.1) and way.at(t).rho_max == np.inf
 
 
+@pytest.mark.slow
 def test_a_round_is_descended_and_coordinated_by_its_solvers():
     """Beside a loop that is given every round's solver: P_t for the steps of round t, P_(t+1) for the coordination."""
     loose, tight, rate, steps = admm(1.0, growth=1.0), admm(0.25, growth=1.6), 0.05, 3
@@ -89,6 +90,7 @@ def test_a_round_is_descended_and_coordinated_by_its_solvers():
     np.testing.assert_allclose(found.history["share"], [1 / 3, 2 / 3, 1, 1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_way_without_a_difference_is_the_solver_itself():
     plain, way = admm(0.25, growth=1.2), jc.Progressive(admm(0.25, growth=1.2), admm(0.25, growth=1.2), rounds=2)
     run = dict(optimizer=ADAM, rounds=3, steps=4, retrain=1)
@@ -108,6 +110,7 @@ def test_the_copy_of_the_weights_obeys_the_sets_of_its_round():
     assert kept == [round(24 * (0.25 + 0.75 * (1 - min(t / 4, 1)) ** 3)) for t in range(6)]
 
 
+@pytest.mark.slow
 def test_bits_go_down_in_whole_numbers_or_in_fractions_as_they_are_given():
     def solver(bits):
         return jc.ADMM({"w": jc.Quantized(jc.Uniform(bits, zero=False))}, rho=0.3)
@@ -200,6 +203,7 @@ def test_a_solver_that_weighs_losses_or_brings_an_opponent_may_be_led():
     np.testing.assert_allclose(way.opponent(way.coordinate(state, None, PARAMS)), 4 * 4e-3)
 
 
+@pytest.mark.slow
 def test_many_ways_run_as_one_program():
     def run(start, rounds):
         way = jc.Progressive(admm(start), admm(0.25), rounds=rounds)

@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import minimize
 
 import jaxcomp as jc
-from jaxcomp import Reweighted, proximal
+from jaxcomp import Reweighted
 from tests.problems import quadratic, quadratic_batches, regression, regression_problem
 
 ALL = {"w": jc.Sparse(1.0)}
@@ -109,8 +109,7 @@ def test_the_fixed_point_is_that_of_the_logarithm(squared):
 def test_with_a_large_epsilon_it_is_the_plain_lasso():
     a = np.array([1.0, -0.6, 0.2, -0.1])
     solver = Reweighted(ALL, strength=0.3e3, epsilon=1e3, decoupled=True)
-    optimizer = optax.chain(optax.sgd(1.0), proximal(solver, period=2))
-    found = on_quadratic(a, solver, optimizer=optimizer, rounds=3, steps=2).params["w"]
+    found = on_quadratic(a, solver, optimizer=optax.sgd(1.0), rounds=3, steps=2).params["w"]
     np.testing.assert_allclose(found, np.sign(a) * np.maximum(np.abs(a) - 0.3, 0), atol=1e-3)
 
 
@@ -146,9 +145,10 @@ def test_the_proximal_step_keeps_the_dtype_and_free_leaves():
 def test_both_forms_take_the_same_steps(decoupled):
     params, batches = regression_problem()
     solver = Reweighted({"w": jc.Sparse(1.0, jc.outputs())}, strength=2e-3, epsilon=0.1, decoupled=decoupled)
-    sgd = optax.chain(optax.sgd(0.02), proximal(solver, 4)) if decoupled else optax.sgd(0.02)
-    solved = jc.solve(regression, params, batches, solver, optimizer=sgd, rounds=3, steps=4)
-    tx = sgd if decoupled else optax.chain(jc.as_transformation(solver, period=4), sgd)
+    momentum = optax.sgd(0.02, momentum=0.9)
+    solved = jc.solve(regression, params, batches, solver, optimizer=momentum, rounds=3, steps=4)
+    within, after = (momentum, optax.identity()) if decoupled else (None, momentum)
+    tx = optax.chain(jc.as_transformation(solver, 4, within), after)
     state, weights = tx.init(params), []
 
     @jax.jit
@@ -158,7 +158,7 @@ def test_both_forms_take_the_same_steps(decoupled):
 
     for i in range(12):
         params, state = step(params, state, jax.tree.map(lambda x, i=i: x[i % 3], batches))
-        weights.append(state[int(decoupled)].solver.weights["w"])
+        weights.append(state[0].solver.weights["w"])
     for path in params:
         np.testing.assert_allclose(params[path], solved.params[path], rtol=1e-5)
     changes = [i for i in range(1, 12) if np.any(weights[i] != weights[i - 1])]
@@ -169,9 +169,7 @@ def test_adam_cancels_p_and_the_proximal_step_does_not():
     w = jnp.array([1.0, 0.01])
     solver = Reweighted(ALL, strength=1e-4)
     for decoupled in (False, True):
-        solver = dataclasses.replace(solver, decoupled=decoupled)
-        penalised = optax.chain(jc.as_transformation(solver, 9), optax.adam(1e-3))
-        tx = optax.chain(optax.adam(1e-3), proximal(solver, 9)) if decoupled else penalised
+        tx = jc.as_transformation(dataclasses.replace(solver, decoupled=decoupled), 9, optax.adam(1e-3))
         updates, _ = tx.update({"w": jnp.zeros(2)}, tx.init({"w": w}), {"w": w})
         ratio = updates["w"][1] / updates["w"][0]
         np.testing.assert_allclose(ratio, 1.001 / 0.011 if decoupled else 1, rtol=1e-2)
@@ -205,11 +203,11 @@ def test_supports_are_recovered_that_the_plain_lasso_misses():
 
     def recovered(strength, epsilon, steps=1000):
         solver = Reweighted(ALL, strength=strength * epsilon * rate, epsilon=epsilon, decoupled=True)
-        optimizer = optax.chain(optax.sgd(rate), proximal(solver, steps))
+        sgd = optax.sgd(rate)
 
         def solve(x, y):
             params, batches = {"w": jnp.zeros(N)}, (x[None], y[None])
-            return jc.solve(least_squares, params, batches, solver, optimizer=optimizer, rounds=5, steps=steps)
+            return jc.solve(least_squares, params, batches, solver, optimizer=sgd, rounds=5, steps=steps)
 
         found = np.abs(jax.vmap(solve)(x, y).params["w"])
         largest = np.sort(np.argsort(found)[:, -NONZEROS:])
@@ -224,14 +222,13 @@ def test_the_objective_with_the_logarithm_never_rises_from_round_to_round():
     x, y, _, rate = sparse_regressions()
     strength, epsilon, steps = 0.02, 0.1, 1000
     solver = Reweighted(ALL, strength=strength * rate, epsilon=epsilon, decoupled=True)
-    optimizer = optax.chain(optax.sgd(rate), proximal(solver, steps))
 
     def value(params, _=None):
         log = jnp.sum(jnp.log1p(jnp.abs(params["w"]) / epsilon))
         return {"value": least_squares(params, (x[0], y[0])) + strength * log}
 
     start = {"w": jnp.asarray(np.linalg.pinv(x[0]) @ y[0])}
-    result = jc.compress(least_squares, start, (x[:1], y[:1]), solver, optimizer=optimizer, rounds=8, steps=steps,
+    result = jc.compress(least_squares, start, (x[:1], y[:1]), solver, optimizer=optax.sgd(rate), rounds=8, steps=steps,
                          metrics=value, progress=False)  # fmt: skip
     values = [float(value(start)["value"])] + [record["metrics"]["value"] for record in result.history]
     assert np.all(np.diff(values) <= 1e-5 * values[0])
@@ -276,9 +273,8 @@ def test_the_price_of_a_weight_divides_a_budget_among_layers():
 
     spec = jc.assign(params, {"a|b": jc.Together(jc.Sparse(7 / 16))})
     solver = Reweighted(spec, strength=0.01, epsilon=0.01, decoupled=True)
-    optimizer = optax.chain(optax.sgd(0.5), proximal(solver, period=10))
     batches = jax.tree.map(lambda x: x[None], params)
-    solution = jc.solve(loss, params, batches, solver, optimizer=optimizer, rounds=4, steps=10)
+    solution = jc.solve(loss, params, batches, solver, optimizer=optax.sgd(0.5), rounds=4, steps=10)
     assert {path: int(jnp.sum(x != 0)) for path, x in solution.params.items()} == {"a": 6, "b": 1}
     np.testing.assert_allclose(solution.state.count, 7, rtol=0.05)  # before landing: nothing is left to drop
 
@@ -288,23 +284,56 @@ def test_columns_of_blocks_go_as_one():
     used = np.kron(rng.random((2, 6)) < 0.5, np.ones((3, 1)))  # columns of blocks of 3 outputs
     a = np.where(used, rng.choice([-1.0, 1.0], used.shape), 0.2 * rng.normal(size=used.shape))
     solver = Reweighted({"w": jc.Sparse(1.0, jc.block_columns(3, 6, OI))}, strength=0.1, epsilon=0.05, decoupled=True)
-    optimizer = optax.chain(optax.sgd(0.5), proximal(solver, period=10))
-    found = on_quadratic(a, solver, optimizer=optimizer, rounds=6, steps=10).params["w"]
+    found = on_quadratic(a, solver, optimizer=optax.sgd(0.5), rounds=6, steps=10).params["w"]
     np.testing.assert_array_equal(found != 0, used != 0)
 
 
-def test_one_program_for_many_strengths():
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.slow
+def test_one_program_for_many_strengths(decoupled):
     params, batches = regression_problem()
-    solver = Reweighted({"w": jc.Sparse(1.0)}, strength=1.0, epsilon=0.1)
-    strengths = jnp.array([1e-4, 1e-3, 3e-2])
+    solver = Reweighted({"w": jc.Sparse(1.0)}, strength=1.0, epsilon=0.1, decoupled=decoupled)
+    strengths, traces = jnp.array([1e-5, 1e-4, 3e-3]) if decoupled else jnp.array([1e-4, 1e-3, 3e-2]), []
+    sgd = optax.sgd(0.02)
+
+    def loss(params, batch):
+        traces.append(1)
+        return regression(params, batch)
 
     def groups(strength):
         varied = dataclasses.replace(solver, strength=strength)
-        return jc.solve(regression, params, batches, varied, optimizer=optax.sgd(0.02), rounds=3, steps=4).state.count
+        return jc.solve(loss, params, batches, varied, optimizer=sgd, rounds=3, steps=4).state.count
 
-    mapped = jax.vmap(groups)(strengths)
-    np.testing.assert_allclose(mapped, [groups(s) for s in strengths], rtol=1e-5)
-    assert mapped[0] > mapped[-1]
+    found = [groups(strengths[0])]
+    once = len(traces)
+    found += [groups(strength) for strength in strengths[1:]]
+    assert len(traces) == once
+    np.testing.assert_allclose(jax.vmap(groups)(strengths), found, rtol=1e-5)
+    assert found[0] > found[-1]
+
+
+WRAPPED = {
+    "Every": lambda solver: jc.Every(1, solver),
+    "Progressive": lambda solver: jc.Progressive(solver, solver, rounds=2),
+    "Combined": lambda solver: jc.Combined(jc.ADMM({}), solver),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_solvers_around_it_take_its_steps(name):
+    a = np.array([1.0, -0.6, 0.2, -0.1])
+    solver = Reweighted(ALL, strength=0.01, epsilon=0.1, decoupled=True)
+    bare, within = (on_quadratic(a, one, rounds=3, steps=4) for one in (solver, WRAPPED[name](solver)))
+    np.testing.assert_allclose(within.params["w"], bare.params["w"], rtol=1e-6)
+    assert np.array_equal(bare.params["w"] != 0, [True, True, False, False])
+
+
+def test_retraining_is_on_the_loss_alone():
+    a = np.array([1.0, -0.6])
+    solver = Reweighted(ALL, strength=1.0, decoupled=True)
+    solved = jc.solve(quadratic, {"w": jnp.ones(2)}, quadratic_batches(a), solver, optimizer=optax.sgd(0.5), rounds=0,
+                      steps=20, retrain=1)  # fmt: skip
+    np.testing.assert_allclose(solved.params["w"], a, rtol=1e-4)
 
 
 def test_a_strength_for_each_leaf():
@@ -322,13 +351,10 @@ def test_a_set_without_a_view_is_refused_by_name():
         Reweighted({"w": jc.LowRank(1)}, strength=1.0).init({"w": jnp.ones((2, 2))})
 
 
-def test_proximal_refuses_what_cannot_work():
-    solver = Reweighted(ALL, strength=1.0, decoupled=True)
-    with pytest.raises(ValueError, match="period must be a whole number of steps, at least 1, found 0"):
-        proximal(solver, 0)
-    with pytest.raises(ValueError, match=r"proximal needs Reweighted\(..., decoupled=True\)"):
-        proximal(Reweighted(ALL, strength=1.0), 1)
+def test_a_proximal_solver_cannot_stand_before_the_optimiser():
     params = {"w": jnp.ones(2)}
-    tx = proximal(solver, 1)
-    with pytest.raises(ValueError, match="proximal needs the parameters"):
-        tx.update(params, tx.init(params))
+    solver = Reweighted(ALL, strength=1.0, decoupled=True)
+    for one in (solver, *(wrap(solver) for wrap in WRAPPED.values())):
+        tx = jc.as_transformation(one, 1)
+        with pytest.raises(ValueError, match=rf"^{type(one).__name__} steps after the optimiser, so it must be given"):
+            tx.update(params, tx.init(params), params)

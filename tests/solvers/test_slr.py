@@ -259,32 +259,34 @@ def test_a_residual_of_zero_moves_nothing_and_the_next_keeps_the_step():
 
 @pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=["adam", "sgd"])
 @pytest.mark.parametrize("compare", ["points", "rounds"])
+@pytest.mark.slow
 def test_the_optax_form_takes_the_steps_of_solve(compare, optimizer):
-    """On one batch, which is what both then compare points on."""
-    batches = jax.tree.map(lambda x: x[:1], BATCHES)
-    solver, period = jc.SLR({"w": jc.Sparse(0.25)}, rho=0.3, s0=0.2, M=5.0, compare=compare), 3
+    """Told, where it compares points, of the batch that the round before began with, as `solve` is."""
+    solver, period = jc.SLR({"w": jc.Sparse(0.25)}, rho=0.3, s0=0.2, M=5.0, compare=compare), 4
     tx = optax.with_extra_args_support(optax.chain(jc.as_transformation(solver, period), optimizer))
 
     @jax.jit
     def train(params):
-        def step(carry, _):
+        def step(carry, i):
             params, state = carry
-            value, gradient = jax.value_and_grad(regression)(params, BATCH)
-            updates, state = tx.update(gradient, state, params, value=value, value_fn=lambda p: regression(p, BATCH))
+            now, then = (jax.tree.map(lambda x, j=j: x[j % 3], BATCHES) for j in (i, i - period))
+            value, gradient = jax.value_and_grad(regression)(params, now)
+            updates, state = tx.update(gradient, state, params, value=value, value_fn=lambda p: regression(p, then))
             return (optax.apply_updates(params, updates), state), (params, state[0].solver)
 
-        return jax.lax.scan(step, (params, tx.init(params)), length=19)[1]
+        return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(period * 6 + 1))[1]
 
     params, states = train(PARAMS)
-    reference = jc.solve(regression, PARAMS, batches, solver, optimizer=optimizer, rounds=6, steps=period)
-    last = jax.tree.map(lambda x: x[18], states)  # after the coordination before the 19th step
+    reference = jc.solve(regression, PARAMS, BATCHES, solver, optimizer=optimizer, rounds=6, steps=period)
+    last = jax.tree.map(lambda x: x[-1], states)  # after the coordination that the last step begins with
     for ours, theirs in zip(*map(jax.tree.leaves, (last, reference.state)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    landed = solver.land(None, jax.tree.map(lambda x: x[18], params))
+    landed = solver.land(None, jax.tree.map(lambda x: x[-1], params))
     np.testing.assert_allclose(landed["w"], reference.params["w"], rtol=1e-3, atol=1e-5)
     assert reference.state.k > 3
 
 
+@pytest.mark.slow
 def test_it_maps_over_first_stepsizes():
     def go(s0):
         return run([1.1, 1.0, 1.0, 0.3], jc.Sparse(0.5), s0=s0, rounds=6).history["step"]
@@ -306,6 +308,7 @@ def test_it_starts_from_the_projection_with_no_multipliers_and_keeps_a_copy_of_t
     jax.block_until_ready(step(params, state))  # a buffer that is in both could not be given away twice
 
 
+@pytest.mark.slow
 def test_narrow_weights_keep_their_dtype_and_multipliers_are_wide():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
     solver = jc.SLR({"w": jc.Sparse(0.25)}, rho=0.1, s0=0.1)
@@ -343,6 +346,7 @@ def test_a_loss_that_is_not_finite_is_divergence_for_good(bad):
         np.testing.assert_array_equal(solution.history["diverged"], [False, True, True])
 
 
+@pytest.mark.slow
 def test_leaves_outside_the_spec_feel_no_penalty_and_an_empty_spec_is_plain_training():
     solver = jc.SLR({"w": jc.Sparse(0.25)}, rho=10.0)
     pull = jax.grad(lambda p: solver.objective(solver.init(PARAMS), jnp.float32(0), p))(PARAMS)

@@ -38,6 +38,7 @@ def solved(optimizer, rounds, steps):
 
 
 @pytest.mark.parametrize(("optimizer", "period"), [("adam", 3), ("momentum", 1)])
+@pytest.mark.slow
 def test_a_transformation_takes_the_steps_of_solve(optimizer, period):
     optimizer = OPTIMIZERS[optimizer]
     tx = optax.with_extra_args_support(optax.chain(jc.as_transformation(ADMM, period), optimizer))
@@ -138,6 +139,26 @@ def test_gradients_keep_their_dtype():
 def test_a_period_below_one_step_is_an_error(period):
     with pytest.raises(ValueError, match="period must be a whole number of steps, at least 1"):
         jc.as_transformation(ADMM, period)
+
+
+def test_an_optimiser_may_be_given_instead_of_following():
+    chained = optax.chain(jc.as_transformation(ADMM, 3), OPTIMIZERS["adam"])
+    within = jc.as_transformation(ADMM, 3, OPTIMIZERS["adam"])
+    for ours, theirs in zip(*(jax.tree.leaves(train(tx)[0]) for tx in (within, chained)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_optimiser_within_is_told_of_the_loss():
+    told = {}
+
+    def update(updates, state, params, **extra):
+        told.update(extra)
+        return updates, state
+
+    listens = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = jc.as_transformation(ADMM, 1, listens)
+    tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=3.0, step=7)
+    assert told == {"value": 3.0, "value_fn": None, "step": 7}
 
 
 class Comparing(Recorder):
@@ -322,13 +343,19 @@ def penalised(path):
     return optax.chain(jc.as_transformation(jc.ADMM({path: jc.Sparse(0.25)}, rho=0.3), 2), OPTIMIZERS["adam"])
 
 
+def stepped(path):
+    lasso = jc.Reweighted({path: jc.Sparse(1.0)}, strength=1e-3, decoupled=True)
+    return jc.as_transformation(lasso, 2, OPTIMIZERS["adam"])
+
+
 def retracted(path):
     return optax.chain(OPTIMIZERS["adam"], jc.retract({path: jc.Sparse(0.25)}))
 
 
 @pytest.mark.parametrize("loop", [loop_linen, loop_nnx, loop_equinox])
+@pytest.mark.slow
 def test_every_framework_takes_the_same_steps(loop):
-    for chain in (penalised, retracted):
+    for chain in (penalised, stepped, retracted):
         found, plain = loop(chain("fc/kernel"), 5), loop_plain(chain("w"), 5)
         np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-6)
     assert jnp.count_nonzero(found) == 6

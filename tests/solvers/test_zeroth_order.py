@@ -81,6 +81,7 @@ def test_radii_from_a_tenth_to_a_hundred_thousandth_do_alike_in_float32_and_smal
     assert below > 1.5 * np.mean(window)
 
 
+@pytest.mark.slow
 def test_central_differences_by_every_coordinate_are_exact_for_a_quadratic_at_any_radius():
     matrix = jax.random.normal(jax.random.key(0), (6, 6))
 
@@ -206,6 +207,7 @@ def _sgd(rate):
     return optax.sgd(rate)
 
 
+@pytest.mark.slow
 def test_admm_without_derivatives_reaches_the_k_sparse_optimum_of_a_black_box():
     options = dict(optimizer=_sgd(0.1), rounds=40, steps=20, retrain=5, grad=ZerothOrder(1e-2, 4, draw=sphere))
     loss = Counted().loss("sequential")
@@ -248,6 +250,7 @@ def test_projected_descent_without_derivatives_stays_in_its_set():
     np.testing.assert_allclose(found.params["w"], [0.75, 0.25, 0], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_radii_and_seeds_compile_once_and_vmap_is_a_loop():
     traces = 0
 
