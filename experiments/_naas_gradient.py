@@ -9,8 +9,7 @@ import optax
 from jax import lax
 
 from experiments._naas_space import DIMENSIONS, IMPORTANCE, LEVELS, PAIRS, Envelope, Found, Hardware, Space
-from jaxcomp import Product
-from jaxcomp.hwmodels import Smooth
+from jaxcomp import Product, Smooth
 
 _REAL = Smooth(width=10.0)  # rounding up is nearly the identity
 _SHRUNK = (0.0, 0.3, 0.7, 1.5)  # tried when rounding: less of every tile, until something fits

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp import Level, Mapping, Product, Spatial, Workload
-from jaxcomp.hwmodels import Exact, Mode
+from jaxcomp import Exact, Level, Mapping, Mode, Product, Spatial, Workload
 
 DIMENSIONS = "NKCPQRS"  # of `Mapping`
 SIZING, IMPORTANCE, INDEX = "sizing", "importance", "index"

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxcomp._assign import gather, violation
+from jaxcomp._check_device import check_device as check_device
 from jaxcomp.constraints import Constraint, Joint
 from jaxcomp.solvers import Round, Solver
 from jaxcomp.solvers._solver import against
@@ -69,7 +70,7 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
     """Assert that a solver keeps its contract on two rounds of a step each.
 
     - Its state keeps structure, shapes and dtypes through `coordinate`, so that it can be carried by a loop.
-    - `objective` is a float32 scalar, and `monitor` gives scalars.
+    - `objective` is a float32 scalar, `step` gives updates as it got them, and `monitor` gives scalars.
     - `land` returns feasible parameters of the same structure, shapes and dtypes.
     - One compiled program serves all values of the solver's numbers, and `jax.vmap` over them is a loop over them.
     - All of this holds for parameters in bfloat16 too.
@@ -109,7 +110,10 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
             objective, gradient = jax.value_and_grad(lambda p, s, f: solver.objective(s, f(p), p))(
                 params, state, losses
             )
-            params = jax.tree.map(lambda x, g: x - (0.1 * g).astype(x.dtype), params, gradient)
+            updates = jax.tree.map(lambda x, g: (-0.1 * g).astype(x.dtype), params, gradient)
+            stepped = solver.step(state, params, updates)
+            require(kind(stepped) == kind(updates), "step changes the structure, a shape or a dtype of the updates")
+            params = jax.tree.map(jnp.add, params, stepped)
             now = losses(params)
             state = solver.coordinate(state, Round(now, now, now, losses), params)
         landed, said = solver.land(state, params), solver.monitor(state)
@@ -270,11 +274,11 @@ class _ConstraintTest:
 
     def projects_bad_weights_to_nan(self) -> None:
         places, values = [0, self.x.size // 2, -1], [np.nan, np.inf, -np.inf]
+        cases = list(zip(range(len(self.leaves)), itertools.product(places, values), strict=False))
         bad = np.stack([self.x] * len(self.leaves))
-        for leaf, (place, value) in zip(bad, itertools.product(places, values), strict=False):
-            leaf.flat[place] = value
-        for leaf, z in zip(bad, self.project(bad), strict=True):
-            value = leaf[~_finite(leaf)][0]
+        for i, (place, value) in cases:
+            bad.reshape(len(bad), -1)[i, place] = value
+        for leaf, z, (_, (_, value)) in zip(bad, self.project(bad), cases, strict=True):
             self.require(np.isnan(z.astype(np.float32)).any(), f"project hides {value}: its result must hold NaN")
             self.require(not np.isfinite(self.violation(leaf)), f"violation hides {value}: it must not be finite")
 

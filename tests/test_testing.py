@@ -146,3 +146,8 @@ def test_exactness_may_be_waived():
 def test_a_constraint_that_cannot_apply_is_a_value_error():
     with pytest.raises(ValueError, match="density must lie in"):
         check_constraint(jc.Sparse(2.0), jnp.ones(3))
+
+
+@pytest.mark.parametrize("constraint", [jc.Box(-1.0, 1.0), jc.L1Ball(0.3)], ids=["box", "l1 ball"])
+def test_a_single_number_is_a_leaf_too(constraint):
+    check_constraint(constraint, jnp.float32(0.5))

@@ -1,11 +1,17 @@
 """What a model costs in silicon: knows workloads and footprints, never solvers."""
 
+from jaxcomp.hwmodels._adc import Converter as Converter
+from jaxcomp.hwmodels._adc import needed_bits as needed_bits
+from jaxcomp.hwmodels._adc import survey as survey
 from jaxcomp.hwmodels._allocate import Allocation as Allocation
 from jaxcomp.hwmodels._allocate import allocate as allocate
 from jaxcomp.hwmodels._battery import Battery as Battery
 from jaxcomp.hwmodels._bit_fusion import BitFusion as BitFusion
 from jaxcomp.hwmodels._bit_serial import BitSerial as BitSerial
+from jaxcomp.hwmodels._chip import Chip as Chip
 from jaxcomp.hwmodels._choices import choices as choices
+from jaxcomp.hwmodels._crossbar import Crossbar as Crossbar
+from jaxcomp.hwmodels._crossbar import effective_input_cycles as effective_input_cycles
 from jaxcomp.hwmodels._device import Cost as Cost
 from jaxcomp.hwmodels._device import Device as Device
 from jaxcomp.hwmodels._device import ProductCost as ProductCost
@@ -21,8 +27,11 @@ from jaxcomp.hwmodels._mobile_cpu import MobileCpu as MobileCpu
 from jaxcomp.hwmodels._mode import Exact as Exact
 from jaxcomp.hwmodels._mode import Mode as Mode
 from jaxcomp.hwmodels._mode import Smooth as Smooth
+from jaxcomp.hwmodels._readout import Imperfections as Imperfections
+from jaxcomp.hwmodels._readout import Readout as Readout
 from jaxcomp.hwmodels._row_stationary import RowStationary as RowStationary
 from jaxcomp.hwmodels._spatial import Spatial as Spatial
+from jaxcomp.hwmodels._sram_macro import SramMacro as SramMacro
 from jaxcomp.hwmodels._stored import Stored as Stored
 from jaxcomp.hwmodels._stored import stored as stored
 from jaxcomp.hwmodels._systolic import Systolic as Systolic

@@ -68,8 +68,11 @@ def folds(size: Any, unit: Any, mode: Mode) -> jax.Array:
 
     So the smooth count is at least 1 too: it falls short of the exact one by less than one fold, and by none where one
     is enough; it is above by no more than 0.6 %.
+
+    A density times a size may be a little off a whole number in float32: 192 of 302 inputs, 192.00002, are six times 32
+    and not seven. Right for sizes up to two million.
     """
-    share = jnp.asarray(size / unit)
+    share = jnp.asarray(size / unit) * (1 - _ROUNDING)
     return jnp.where(share > 0, mode.ceil(mode.maximum(share, jnp.ones_like(share))), 0)
 
 
@@ -103,3 +106,6 @@ def traffic(product: Product, o: Operands, room: Any) -> tuple[jax.Array, jax.Ar
     left, right = readings(inputs, weights, o.rows, o.columns, room)
     activations = (o.reads * left + o.writes) * product.repeat
     return activations, activations * o.activation_bits / 8 + o.weight_bytes * right * product.repeat
+
+
+_ROUNDING = 5e-7  # four units in the last place of float32

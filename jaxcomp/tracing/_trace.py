@@ -41,7 +41,7 @@ def trace(apply: Callable[..., Any], params: Any, *inputs: Any) -> Workload:
 
     Multiplications equal the published or the closed count for ResNet-18 (1 814 073 344 at 224 pixels), MobileNetV1
     and V2, AMC's channels (293.9 of 568.7 M), a GRU and BERT-base, and the most numbers alive at once those of MCUNet's
-    counter (311 040): `tests/tracing/test_trace.py`. It takes 1.0 to 1.3 times one `jax.make_jaxpr` of these networks, of
+    counter (311 040): `tests/tracing/test_trace.py`. It takes 1.0 to 1.3 times one `jax.make_jaxpr` of these, of
     which it does one, and 2.1 to 2.6 times where no library surrounds the operations: ``python -m benchmarks tracing``.
 
     >>> import jax, jax.numpy as jnp

@@ -101,6 +101,7 @@ def test_files_that_only_tensorflow_can_read_are_an_error_that_names_the_format(
         load("mnist", tmp_path)
 
 
+@pytest.mark.slow
 def test_mnist_is_read_whole_and_in_the_order_of_the_files(shared_data):
     import tensorflow_datasets as tfds
 

@@ -19,6 +19,7 @@ def task(**settings):
     return dgc._Task(dgc.Config(**{"steps": 12, "warm_up": 8, "hidden": (20,), **settings}), _data.load("digits"))
 
 
+@pytest.mark.slow
 def test_the_dense_scheme_is_momentum_descent_on_all_the_workers_images():
     ours = task()
     found = ours.run(dgc.SCHEMES["dense"], 1.0, 0.1, seed=3)
@@ -41,6 +42,7 @@ def test_the_dense_scheme_is_momentum_descent_on_all_the_workers_images():
     assert ours.measured(found)["ratio"] == 1
 
 
+@pytest.mark.slow
 def test_messages_are_counted_with_their_indices_and_their_warm_up():
     """A tenth of the kernels, and a quarter at first; a bit of a map for every entry, or 8 bits of address if less."""
     ours = task()

@@ -89,6 +89,7 @@ def one_by_one():
     return model, params, batch, each, jax.vmap(optax.tree.norm)(each)
 
 
+@pytest.mark.slow
 def test_the_norm_of_every_examples_gradient_is_that_of_its_own_backward_pass(one_by_one):
     model, params, batch, _, norms = one_by_one
     found = jax.jit(_private_gradient.gradient_norms, static_argnums=0)(model, params, batch)

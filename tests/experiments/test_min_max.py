@@ -55,6 +55,7 @@ def test_perturbations_stay_in_their_ball_and_pixels_valid(images, norm, radius)
 
 
 @pytest.mark.parametrize("norm, radius", [("l2", 0.5), ("linf", 0.1)])
+@pytest.mark.slow
 def test_an_attack_raises_every_loss_within_its_ball_and_passes_no_derivative(images, norm, radius):
     model, label = _victims.Perceptron(width=8), np.arange(6)
     params = model.init(jax.random.key(0), images)["params"]

@@ -72,6 +72,7 @@ def test_conv_rejects_an_input_without_a_batch_axis():
 
 @settings(max_examples=5)
 @given(half=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)))
+@pytest.mark.slow
 def test_max_pool2_has_the_values_and_gradients_of_flax(half):
     shape = (half[0], 2 * half[1], 2 * half[2], half[3])
     x = np.random.default_rng(0).permutation(math.prod(shape)).astype(np.float32).reshape(shape)  # no ties
@@ -108,6 +109,7 @@ def test_lenet5_has_the_leaves_and_the_430500_weights_of_the_papers():
     assert sum(map(math.prod, kernels.values())) == 430_500
 
 
+@pytest.mark.slow
 def test_lenet5_computes_the_same_in_both_forms():
     x = jax.random.uniform(jax.random.key(1), (2, 28, 28, 1))
     variables = LeNet5().init(jax.random.key(0), x)

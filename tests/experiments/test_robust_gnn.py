@@ -37,6 +37,7 @@ def edited(graph, changes):
     return dataclasses.replace(graph, pairs=jnp.array(sorted(edges)))
 
 
+@pytest.mark.slow
 def test_slopes_of_all_pairs_are_the_derivatives_by_the_weights_of_edges(graph):
     params = _graphs.initial(graph, 8, jax.random.key(0))
     x, changed = (
@@ -63,6 +64,7 @@ def test_slopes_of_all_pairs_are_the_derivatives_by_the_weights_of_edges(graph):
     assert not jnp.any(jnp.tril(promised))
 
 
+@pytest.mark.slow
 def test_changes_add_what_is_no_edge_and_delete_what_is_one(graph, params):
     edge, other = graph.pairs[7], jnp.array([3, 299])
     order = jnp.array([edge[0] * 300 + edge[1], other[0] * 300 + other[1], -1])

@@ -20,6 +20,7 @@ def comparison(tmp_path):
     return slr._Comparison(Classifier(LeNet300(), _data.load("digits"), **options), slr.Config(steps=2))
 
 
+@pytest.mark.slow
 def test_every_method_gets_as_many_trials(comparison):
     trials = comparison._trials()
     assert len(trials) == 6 and {len(each) for each in trials.values()} == {6}

@@ -12,16 +12,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from jaxcomp.hwmodels import _knapsack
 from jaxcomp._workload import Product, Tensor, Workload
-from jaxcomp.hwmodels import Device, Exact, Stored
+from jaxcomp.hwmodels import Device, Exact, Stored, _knapsack
 from jaxcomp.hwmodels._allocate import METHODS, allocate
 from jaxcomp.hwmodels._bit_serial import BitSerial
 from jaxcomp.hwmodels._choices import choices
 from jaxcomp.hwmodels._row_stationary import RowStationary
 from jaxcomp.hwmodels._systolic import Systolic
 
-REFERENCE = Path(__file__).resolve().parents[1] / ".." / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parents[2] / ".." / "shared" / "reference"
 LAYERS = Workload(
     (
         Product("conv", "conv", 4, 1, 16, 40, 3, 3, 12, 12, 12, 12),
@@ -138,6 +137,7 @@ def test_gradients_and_prices_come_within_one_percent_of_the_programme(mobilenet
         assert float(result.loss) < 0.5 * float(uniform)
 
 
+@pytest.mark.slow
 def test_densities_are_chosen_too_and_forbidden_choices_are_not_made():
     densities = choices(output_density=(0.25, 0.5, 1.0))
     table = np.array([[4.0, 1.0, 0.0], [np.inf, np.inf, 0.0], [8.0, 3.0, 0.0], [1.0, 0.5, 0.0]])
@@ -172,6 +172,7 @@ jax.tree_util.register_dataclass(Slowest)
 @pytest.mark.parametrize(
     ("device", "cost"), [(Slowest(), "latency_s"), (BitSerial(), "activation_bytes")], ids=["pipeline", "memory"]
 )
+@pytest.mark.slow
 def test_costs_that_do_not_add_up_are_kept_within_their_budget(device, cost):
     least, most = (
         float(getattr(device.cost(LAYERS, Stored(weight_bits=w, activation_bits=a)), cost)) for w, a in ((2, 4), (8, 8))

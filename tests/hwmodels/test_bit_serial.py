@@ -78,6 +78,7 @@ def test_smooth_cycles_are_the_exact_ones_but_for_partial_tiles(mobilenet):
     assert np.abs(narrow / exact - 1).max() < 0.03
 
 
+@pytest.mark.slow
 def test_slopes_by_bits_are_not_negative_and_vanish_for_weights_of_depthwise_layers(mobilenet):
     layers, stored, _ = mobilenet
 

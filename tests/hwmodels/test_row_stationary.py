@@ -78,6 +78,7 @@ def test_a_filter_taller_than_the_array_is_folded():
     assert int(short.cycles(layer)) == 4 * 8 * 2 * 18 * 3
 
 
+@pytest.mark.slow
 def test_signs_gradients_and_batches():
     chip = RowStationary(bandwidth=2e8, buffer_bytes=4e3)
     densities = (0.1, 0.3, 0.7, 1.0)

@@ -35,6 +35,7 @@ def test_products_without_a_footprint_are_dense():
     assert found.weight_bytes(jnp.array([512.0, 256.0, 0.0])).tolist() == [256, 128, 0]
 
 
+@pytest.mark.slow
 def test_a_footprint_reaches_the_products_of_its_leaf_alone():
     spec = jc.assign(PARAMS, {"w1": jc.Sparse(density=0.25, view=jc.outputs()), "w2": None})
     found = stored(WORKLOAD, footprints(spec))
@@ -42,6 +43,7 @@ def test_a_footprint_reaches_the_products_of_its_leaf_alone():
     assert found.weight_bits.tolist()[1:] == [32, 8]  # a free leaf is stored as it is, activations have no leaf
 
 
+@pytest.mark.slow
 def test_stored_bytes_are_those_of_the_footprint():
     spec = jc.assign(PARAMS, {"w1": jc.Sparse(density=0.1), "w2": jc.Quantized(jc.Uniform(4))})
     prints = footprints(spec)

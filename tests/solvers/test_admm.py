@@ -250,6 +250,7 @@ def test_the_objective_is_the_mean_loss_and_the_squared_distance():
     assert solver.objective(state, jnp.array([1.0, 3.0]), params) == 2 + 0.5 * 2 * (4 + 1)
 
 
+@pytest.mark.slow
 def test_a_group_of_leaves_runs_as_one_leaf_of_all_their_weights():
     a, h = np.array([1.1, 1.0, 1.0, 0.3, -0.7]), np.array([0.05, 1, 1, 0.1, 2])
     start = np.array([0.9, -0.8, 1.1, 0.7, 0.2])

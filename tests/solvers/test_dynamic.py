@@ -57,6 +57,7 @@ def test_the_set_is_reached_before_landing(case):
     assert history["outside"][-1] < 0.1
 
 
+@pytest.mark.slow
 def test_the_penalty_counts_the_weights_outside_the_set():
     w = jnp.asarray(np.random.default_rng(0).normal(size=(8, 12)))
     for constraint, outside in ((jc.Sparse(0.25), 72), (jc.Tied(jc.outputs()), 96)):
@@ -134,6 +135,7 @@ def test_both_forms_take_the_same_steps():
         np.testing.assert_allclose(landed[path], solved.params[path], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_program_for_many_strengths():
     params, batches = regression_problem()
     solver = DynamicRegularization({"w": jc.Sparse(0.5)}, strength=1.0, epsilon=1e-2)

@@ -170,6 +170,7 @@ def test_the_known_optimum_is_reached_by_a_way_to_its_set():
     np.testing.assert_allclose(found.params["w"], [0, 1, 1, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_transformation_takes_the_steps_of_solve():
     reference = jc.solve(regression, PARAMS, BATCHES, WAY, optimizer=ADAM, rounds=4, steps=3)
     tx = optax.chain(jc.as_transformation(WAY, 3), ADAM)

@@ -64,6 +64,7 @@ def test_the_cosine_with_the_gradient_is_that_of_a_random_subspace():
     np.testing.assert_allclose(jnp.mean(cosine), (q / (d + q)) ** 0.5, atol=0.02)
 
 
+@pytest.mark.slow
 def test_radii_from_a_tenth_to_a_hundred_thousandth_do_alike_in_float32_and_smaller_ones_do_not():
     w = jax.random.normal(jax.random.key(1), (100,))
 
@@ -109,6 +110,7 @@ def test_value_auxiliary_output_and_structure_are_those_of_value_and_grad(kind):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(lambda x: (x.shape, x.dtype), gradient)
 
 
+@pytest.mark.slow
 def test_chunks_change_memory_and_not_the_estimate():
     def found(chunk):
         return ZerothOrder(1e-2, 5, chunk=chunk)(lambda w: jnp.sum(jnp.sin(w)))(WEIGHTS)[1]
@@ -215,6 +217,7 @@ def test_admm_without_derivatives_reaches_the_k_sparse_optimum_of_a_black_box():
     np.testing.assert_allclose(found, [0, 1, 1, 0], atol=2e-2)
 
 
+@pytest.mark.slow
 def test_the_optax_form_estimates_the_loss_alone_and_reaches_the_same_optimum():
     admm = jc.ADMM(SPEC, rho=0.5)
     tx = optax.chain(jc.as_transformation(admm, 20), _sgd(0.1))

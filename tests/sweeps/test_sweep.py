@@ -251,7 +251,7 @@ def test_the_mode_follows_from_the_devices_and_says_why():
 
 EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
-from tests.test_sweep import BATCHES, PARAMS, grid, leaves, pruned, quiet
+from tests.sweeps.test_sweep import BATCHES, PARAMS, grid, leaves, pruned, quiet
 configs = grid(density=[0.25, 0.5], rho=[0.01, 0.1, 0.2], rate=[0.01, 0.03])
 found = quiet(pruned, configs, PARAMS, BATCHES)
 assert (found.mode, found.compilations, len(jax.devices())) == ("sharded", 1, 8), found.reason

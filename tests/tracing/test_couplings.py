@@ -373,6 +373,7 @@ def conv_net(form):
 
 
 @pytest.mark.parametrize("form", ["convolution", "matmul"])
+@pytest.mark.slow
 def test_batch_normalization_goes_with_its_layer(form):
     """Also where the convolution is written as slices, concatenations and one matrix product."""
 

@@ -13,7 +13,6 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
-from tests.test_couplings import NETWORKS
 
 from jaxcomp._paths import leaves_by_path
 from jaxcomp._workload import Product, Tensor, Workload
@@ -22,6 +21,7 @@ from jaxcomp.tracing._trace import trace
 from tests import networks
 from tests.networks import image
 from tests.problems import PYTREES
+from tests.tracing.test_couplings import NETWORKS
 
 AMC = (24, 48, 96, 80, 192, 200, 328, 352, 368, 360, 328, 400, 736, 752)
 STEPS, FEATURES, WIDTH, CLASSES = 20, 39, 64, 10
