@@ -6,11 +6,16 @@ to the system the next waits for, and most of its time may be that. From 1e7 wei
 arrays of 32 MB and more are claimed anew at every call. Temporary memory is what XLA sets aside for a program besides
 its input and its output, as a multiple of the input. Programs that take seconds are left out at the largest size, and
 a decomposition at all but the smallest.
+
+JAXopt, which is no longer maintained, is measured where it is installed (``pip install --no-deps jaxopt``). JAXpruner
+is on no package registry, and is left out.
 """
 
 import functools
+import importlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -112,9 +117,36 @@ def _programs(side: int) -> dict[str, Callable[[jax.Array], jax.Array]]:
     programs = {name: constraint.project for name, constraint in constraints.items()}
     if side > SIDES[1]:
         return programs
-    return programs | {
-        "optax l1 ball": lambda x: optax.projections.projection_l1_ball(x, total),
-        "optax simplex": lambda x: optax.projections.projection_simplex(x, total),
+    return (
+        programs
+        | {
+            "optax l1 ball": lambda x: optax.projections.projection_l1_ball(x, total),
+            "optax simplex": lambda x: optax.projections.projection_simplex(x, total),
+        }
+        | _of_jaxopt(total)
+    )
+
+
+@functools.cache
+def _jaxopt() -> Any:
+    """The projections of JAXopt; if it is not installed a line says so, once."""
+    if importlib.util.find_spec("jaxopt") is None:
+        print("jaxopt is not installed: its projections are left out")
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it says that nobody maintains it
+        return importlib.import_module("jaxopt.projection")
+
+
+def _of_jaxopt(total: float) -> dict[str, Callable[[jax.Array], jax.Array]]:
+    peer = _jaxopt()
+    if peer is None:
+        return {}
+    return {
+        "jaxopt l1 ball": lambda x: peer.projection_l1_ball(x.ravel(), total).reshape(x.shape),
+        "jaxopt simplex": lambda x: peer.projection_simplex(x.ravel(), total).reshape(x.shape),
+        "jaxopt l2 ball": lambda x: peer.projection_l2_ball(x, 1.0),
+        "jaxopt box": lambda x: peer.projection_box(x, (-1.0, 1.0)),
     }
 
 

@@ -145,7 +145,9 @@ def check_finite(path: str, x: Any) -> None:
     """Raise if a leaf whose values are known holds NaN or infinity; tracers pass."""
     if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) or not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    bad = int(np.count_nonzero(~np.isfinite(np.asarray(x))))
+    # On the devices that hold it: to fetch a leaf of many takes much memory, and of other processes cannot be done.
+    with jax.ensure_compile_time_eval():
+        bad = int(jnp.sum(~jnp.isfinite(x))) if isinstance(x, jax.Array) else int(np.count_nonzero(~np.isfinite(x)))
     if bad:
         raise ValueError(f"leaf '{path}' holds {bad} NaN or infinite weights of {x.size}: train or load it anew")
 

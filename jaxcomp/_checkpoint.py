@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.tree_util import keystr, tree_flatten_with_path
 
 _VERSION = 1
@@ -114,7 +115,10 @@ def _shapes(tree: Any) -> dict[str, str]:
 def _value(leaf: Any) -> Any:
     """A scalar as it is, an array by shape and digest."""
     keys = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
-    value = np.asarray(jax.random.key_data(leaf) if keys else leaf)
+    leaf = jax.random.key_data(leaf) if keys else leaf
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:  # the digest is of all that processes hold
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    value = np.asarray(leaf)
     digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:12]
     return value.item() if value.ndim == 0 else f"{_shape(value)} {digest}"
 

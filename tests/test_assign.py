@@ -236,6 +236,7 @@ def test_a_group_and_single_leaves_stand_side_by_side_under_jit():
     assert set(jax.jit(jc.violation)(spec, near)) == {KERNELS, "fc1/bias"}
 
 
+@pytest.mark.slow
 def test_describe_and_report_show_a_group_leaf_by_leaf():
     params = net()
     spec = jc.assign(params, {".*": COUPLED})
@@ -253,6 +254,7 @@ def test_describe_and_report_show_a_group_leaf_by_leaf():
     assert off.violation == pytest.approx(float(jc.violation(spec, params)["fc1/bias & " + KERNELS]))
 
 
+@pytest.mark.slow
 def test_a_report_says_what_a_budget_chose_for_each_leaf():
     params = net()
     spec = jc.assign(params, {".*": LEVELS})
@@ -319,6 +321,7 @@ GROUPS = {"together": (".*/kernel", TOGETHER), "coupled": (".*", COUPLED), "budg
 
 
 @pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.slow
 def test_groups_go_the_whole_road_and_interrupted_runs_go_on_with_them(group, tmp_path):
     """Landed and retrained feasible; bit for bit the same from a checkpoint in the rounds and one in retraining."""
     rounds = []
@@ -354,6 +357,7 @@ def test_groups_go_the_whole_road_and_interrupted_runs_go_on_with_them(group, tm
         assert sum(leaf.stored_bits for leaf in whole.report.leaves) <= 450
 
 
+@pytest.mark.slow
 def test_solve_and_compress_agree_on_a_group_and_hold_keeps_it():
     params, batches = net(), jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 4)), jnp.float32)
     solver = jc.ADMM(jc.assign(params, {".*/kernel": TOGETHER}), rho=0.1)
@@ -377,6 +381,7 @@ def test_a_group_s_spec_that_does_not_fit_is_refused_before_anything_is_compiled
         jc.solve(two_layers, net(), jnp.ones((1, 8, 4)), solver, optimizer=ADAM, rounds=1, steps=1)
 
 
+@pytest.mark.slow
 def test_narrow_leaves_of_a_group_stay_narrow_and_feasible():
     result = compressed(".*", dataclasses.replace(LEVELS, budget=200), jnp.bfloat16)
     assert {x.dtype for x in jax.tree.leaves(result.params)} == {jnp.dtype(jnp.bfloat16)}

@@ -83,6 +83,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("moment", "round"), MOMENTS)
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_very_same_bits(tmp_path, uninterrupted, moment, round):
     present = saved if moment == "after" else begun
     assert kill_when(start(tmp_path, 0.1), lambda: max(present(tmp_path), default=-1) >= round)

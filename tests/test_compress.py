@@ -36,6 +36,7 @@ def compressed():
     return run()
 
 
+@pytest.mark.slow
 def test_parameters_and_history_are_those_of_solve(compressed):
     solution = run(jc.solve)
     for ours, theirs in zip(*(jax.tree.leaves(r.params) for r in (compressed, solution)), strict=True):

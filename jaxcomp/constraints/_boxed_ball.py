@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import Footprint, check_range, to_unit
 from jaxcomp.constraints._convex import Box, _OfGroups
+from jaxcomp.constraints._lanes import beside, in_lanes, long_sum, max_in_lanes, sums_in_lanes
 from jaxcomp.constraints._select import select_top
-from jaxcomp.constraints._simplex import long_sum
 from jaxcomp.constraints._sparse import group_footprint
 from jaxcomp.constraints._views import View, elements, whole
 
@@ -68,7 +68,8 @@ class BoxedBall(_OfGroups):
 
     def _nearest(self, parts, shape):
         def of_groups(bound):
-            return self.view.split(jnp.broadcast_to(jnp.asarray(bound, parts.dtype), shape))
+            bound = jnp.asarray(bound, parts.dtype)
+            return self.view.split(bound) if bound.ndim else bound
 
         bounds = (of_groups(bound) for bound in (self.low, self.high, self.centre))
         return _NEAREST[self.norm](parts, *bounds, jnp.asarray(self.radius, parts.dtype))
@@ -110,33 +111,56 @@ def _onto_l0(x, low, high, centre, radius):
 
 
 def _onto_l1(x, low, high, centre, radius):
-    size, room = _distances(x, low, high, centre)
-    reached = long_sum(jnp.minimum(size, room))
+    away, up, down = x - centre, high - centre, centre - low
+    lanes = [_laid(part) for part in (away, up, down)]
+
+    def reach(level, away, up, down):
+        """Distances less an amount, ``-level``; and of those that neither bound stops how many there are."""
+        above, below = away + beside(level, away), beside(level, away) - away
+        free = ((above >= 0) & (above < up)) | ((below >= 0) & (below < down))
+        distance = jnp.clip(above, 0, up) + jnp.clip(below, 0, down)
+        return sums_in_lanes((distance, free.astype(x.dtype)), x.ndim)
+
+    (sizes,), top = sums_in_lanes((jnp.abs(lanes[0]),), x.ndim), max_in_lanes(jnp.abs(lanes[0]), x.ndim)
+    reached = reach(0 * top, *lanes)[0]
     inside = reached <= radius
     total = jnp.where(inside, reached, radius)
-    top = jnp.max(size, axis=-1, keepdims=True)
-    unclipped = (total - long_sum(size)) / size.shape[-1]  # the root, were nothing clipped
-    level, rest = _root(jnp.ones_like(size), size, room, total, jnp.where(inside, 0, unclipped), -top, 0 * top)
-    left = jnp.clip((size + level) + rest, 0, room)  # in this order: beside a large level the rest is lost
+    unclipped = (total - sizes) / x.shape[-1]  # the root, were nothing clipped
+    level, rest = _root(reach, lanes, total, jnp.where(inside, 0, unclipped), -top, 0 * top)
+    room = jnp.where(away < 0, down, up)
+    left = jnp.clip((jnp.abs(away) + level) + rest, 0, room)  # in this order: beside a large level the rest is lost
     return _at(left, inside, x, low, high, centre)
 
 
 def _onto_l2(x, low, high, centre, radius):
     unit = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)  # in which squares do not vanish
-    size, room = (distance / unit for distance in _distances(x, low, high, centre))
-    reached = long_sum(jnp.square(jnp.minimum(size, room)))
+    away, up, down = ((part / unit) for part in (x - centre, high - centre, centre - low))
+    # What is farther away is as far from every member, to rounding: only its direction counts.
+    largest = jnp.max(jnp.abs(away), axis=-1, keepdims=True)
+    away = away * lax.stop_gradient(jnp.minimum(1, _FAR / largest))
+    up, down = jnp.minimum(up, _FAR), jnp.minimum(down, _FAR)
+    lanes = [_laid(part) for part in (away, up, down)]
+
+    def reach(level, away, up, down):
+        """Squares of distances times a factor, ``sqrt(level)``; and their growth where no bound stops them."""
+        moved = beside(jnp.sqrt(level), away) * away
+        free = (moved > -down) & (moved < up)
+        squares, growth = sums_in_lanes(
+            (jnp.square(jnp.clip(moved, -down, up)), jnp.where(free, jnp.square(moved), 0)), x.ndim
+        )
+        return squares, growth / level
+
+    one = jnp.ones_like(largest)
+    reached = reach(one, *lanes)[0]
     total = jnp.where(radius > 0, jnp.where(radius < jnp.inf, 1.0, jnp.inf), 0.0)
     inside = reached <= total
     total = jnp.where(inside, reached, total)
-    # What is farther away is as far from every member, to rounding: only its direction counts.
-    size = size * lax.stop_gradient(jnp.minimum(1, _FAR / jnp.max(size, axis=-1, keepdims=True)))
-    energy = long_sum(jnp.square(size))
+    energy = long_sum(jnp.square(away))
     unclipped = total / jnp.where(energy > 0, energy, 1)
-    one = jnp.ones_like(energy)
-    start = jnp.where(inside, one, unclipped)
-    level, rest = _root(jnp.square(size), 0 * size, jnp.square(jnp.minimum(room, _FAR)), total, start, 0 * one, one)
+    level, rest = _root(reach, lanes, total, jnp.where(inside, one, unclipped), 0 * one, one)
     factor = jnp.sqrt(jnp.where(total > 0, level + rest, 1))
-    left = jnp.minimum(jnp.where(total > 0, factor * size, 0), room) * unit
+    room = jnp.where(away < 0, down, up)
+    left = jnp.minimum(jnp.where(total > 0, factor * jnp.abs(away), 0), room) * unit
     return _at(left, inside, x, low, high, centre)
 
 
@@ -147,9 +171,9 @@ def _onto_linf(x, low, high, centre, radius):
 _NEAREST: dict[str, Callable[..., jax.Array]] = {"l0": _onto_l0, "l1": _onto_l1, "l2": _onto_l2, "linf": _onto_linf}
 
 
-def _distances(x, low, high, centre):
-    """From the centre, and from the centre to the bound on that side."""
-    return jnp.abs(x - centre), jnp.where(x < centre, centre - low, high - centre)
+def _laid(part):
+    """In lanes, unless it is one number for all."""
+    return in_lanes(part, 0) if part.ndim else part
 
 
 def _at(distance, inside, x, low, high, centre):
@@ -158,29 +182,24 @@ def _at(distance, inside, x, low, high, centre):
     return jnp.clip(moved, low, high)
 
 
-def _root(slope, height, cap, total, start, least, most):
-    """The number t, in two parts, at which the ramps ``clip(slope t + height, 0, cap)`` sum to a total.
+def _root(reach, lanes, total, start, least, most):
+    """The number t, in two parts, at which what ``reach(t, *lanes)`` sums comes to a total.
 
-    Between the bends of the ramps one step of Newton's method is exact, so that finitely many lead to the root; where
-    a step leaves the interval known to hold the root, that interval is halved. The second part is the last step, and
-    all that derivatives see: from it follow those of an implicit function, the clipped ramps fixed.
+    That is a sum of capped ramps, and the slope of those not at an end. Between the bends of the ramps one step of
+    Newton's method is exact, so that finitely many lead to the root; where a step leaves the interval known to hold
+    the root, that interval is halved. The second part is the last step, and all that derivatives see: from it follow
+    those of an implicit function, the clipped ramps fixed.
     """
-
-    def step(t, slope, height, cap, total):
-        ramp = slope * t + height
-        missing = total - long_sum(jnp.clip(ramp, 0, cap))
-        steepness = long_sum(jnp.where((ramp >= 0) & (ramp < cap), slope, 0))
-        return missing, lax.stop_gradient(steepness)
-
-    fixed = lax.stop_gradient((slope, height, cap, total))
-    slack = 2 * jnp.finfo(height.dtype).eps * fixed[-1]
+    still, fixed = lax.stop_gradient((lanes, total))
+    slack = 2 * jnp.finfo(fixed.dtype).eps * fixed
 
     def unsettled(carry):
         return jnp.any(carry[-1])
 
     def narrow(carry):
         t, least, most, _ = carry
-        missing, steepness = step(t, *fixed)
+        sums, steepness = reach(t, *still)
+        missing = fixed - sums
         least, most = jnp.where(missing > 0, t, least), jnp.where(missing < 0, t, most)
         newton, middle = t + missing / steepness, least + (most - least) / 2
         # Of comparisons with NaN none holds, and the search ends.
@@ -193,5 +212,6 @@ def _root(slope, height, cap, total, start, least, most):
 
     start, least, most = lax.stop_gradient((jnp.clip(start, least, most), least, most))
     t = lax.while_loop(unsettled, narrow, (start, least, most, jnp.full(start.shape, True)))[0]
-    missing, steepness = step(t, slope, height, cap, total)
+    sums, steepness = reach(t, *lanes)
+    missing, steepness = total - sums, lax.stop_gradient(steepness)
     return t, jnp.where(steepness > 0, missing / jnp.where(steepness > 0, steepness, 1), 0)

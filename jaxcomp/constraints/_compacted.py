@@ -48,7 +48,8 @@ class Compacted(Constraint):
     def compact(self, x: jax.Array) -> jax.Array:
         """The kept weights of a leaf, ``[outputs, inputs]``."""
         outputs, inputs = self._kept()
-        return self._layout(x.shape).to_matrix(x)[outputs[:, None], inputs[None, :]]
+        # One axis after the other: at once XLA stores a pair of indices for every weight.
+        return jnp.take(jnp.take(self._layout(x.shape).to_matrix(x), outputs, axis=0), inputs, axis=1)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """The inner set's, on what is kept."""
@@ -128,7 +129,10 @@ class Compacted(Constraint):
         """The leaf of this shape that holds the kept weights and zeros."""
         outputs, inputs = self._kept()
         layout = self._layout(shape)
-        matrix = jnp.zeros(layout.matrix_shape(shape), kept.dtype).at[outputs[:, None], inputs[None, :]].set(kept)
+        matrix = kept
+        for axis, (numbers, n) in enumerate(zip((outputs, inputs), layout.matrix_shape(shape), strict=True)):
+            place = jnp.full(n, len(numbers)).at[numbers].set(jnp.arange(len(numbers)))
+            matrix = jnp.take(matrix, place, axis=axis, mode="fill", fill_value=0)
         return layout.from_matrix(matrix, shape)
 
 

@@ -113,9 +113,14 @@ def norm(x: jax.Array) -> jax.Array:
 
 def finite_or_nan(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where all of ``x`` is finite, else NaN: bad weights must not look like good ones."""
+    return jnp.where(all_finite(x), y, jnp.nan)
+
+
+def all_finite(*arrays: jax.Array) -> jax.Array:
+    """Whether no array holds NaN or infinity."""
+    still = lax.stop_gradient(arrays)
     # A sum of zeros, or not a number: XLA reads an array faster to sum it than to ask whether all of it is finite.
-    finite = jnp.sum(lax.stop_gradient(x) * 0) == 0
-    return jnp.where(finite, y, jnp.nan)
+    return jnp.stack([jnp.sum(x - x, dtype=jnp.float32) for x in still]).sum() == 0
 
 
 def to_unit(parts: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Convex sets: balls, boxes, simplices, and any other whose projection is given, once for every group of a view."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcomp.constraints._constraint import Constraint, check_range, finite_or_nan, to_unit
-from jaxcomp.constraints._simplex import long_sum, onto_l1_ball, onto_simplex
+from jaxcomp.constraints._constraint import Constraint, check_range, finite_or_nan
+from jaxcomp.constraints._groupwise import groupwise, unit_over
+from jaxcomp.constraints._lanes import long_sum
+from jaxcomp.constraints._simplex import onto_l1_ball, onto_simplex
 from jaxcomp.constraints._views import View, whole
 
 
@@ -34,9 +36,20 @@ class _OfGroups(Constraint):
         self.view.sizes(x.shape)
 
 
+class _OfShares(_OfGroups):
+    """Such a set, of which the devices of a mesh can find what is nearest together."""
+
+    def project(self, x: jax.Array) -> jax.Array:
+        return finite_or_nan(x, groupwise(type(self)._nearest, self.view, self, x))
+
+    def _nearest(self, parts: jax.Array, shape: tuple[int, ...], names: Sequence[str] = ()) -> jax.Array:
+        """Of groups that go on over the axes of a mesh that are named; the shape is that of a device's piece."""
+        raise NotImplementedError
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class L1Ball(_OfGroups):
+class L1Ball(_OfShares):
     """In every group the magnitudes sum to a radius at most: ``{w : for every group g, ||w_g||_1 <= radius}``.
 
     The projection takes the same amount from every magnitude, down to zero: it is exact, and sparse.
@@ -54,8 +67,8 @@ class L1Ball(_OfGroups):
     radius: ArrayLike
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape):
-        return onto_l1_ball(parts, self.radius)
+    def _nearest(self, parts, shape, names=()):
+        return onto_l1_ball(parts, self.radius, names)
 
     def check(self, x) -> None:
         super().check(x)
@@ -64,7 +77,7 @@ class L1Ball(_OfGroups):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class L2Ball(_OfGroups):
+class L2Ball(_OfShares):
     """The Euclidean norm of every group is a radius at most: ``{w : for every group g, ||w_g||_2 <= radius}``.
 
     With ``view=outputs()`` no filter grows beyond the radius: max-norm regularization. The projection is exact.
@@ -82,10 +95,10 @@ class L2Ball(_OfGroups):
     radius: ArrayLike
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape):
-        factor = to_unit(parts)
+    def _nearest(self, parts, shape, names=()):
+        factor = unit_over(parts, names)
         unit = parts * factor
-        energy = long_sum(jnp.square(unit))
+        energy = long_sum(jnp.square(unit), names)
         norm = jnp.sqrt(jnp.where(energy > 0, energy, 1))
         return jnp.where(norm > self.radius * factor, unit * (self.radius / norm), parts)
 
@@ -96,7 +109,7 @@ class L2Ball(_OfGroups):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Simplex(_OfGroups):
+class Simplex(_OfShares):
     """Every group is non-negative and sums to a total: ``{w >= 0 : for every group g, sum(w_g) = total}``.
 
     The projection takes the same amount from every weight, down to zero; it is exact.
@@ -115,11 +128,11 @@ class Simplex(_OfGroups):
     total: ArrayLike = 1.0
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape):
+    def _nearest(self, parts, shape, names=()):
         if np.ndim(self.view.sizes(shape).elements) == 0:
-            return onto_simplex(parts, self.total)
+            return onto_simplex(parts, self.total, names=names)
         real = self.view.split(jnp.ones(shape, bool))
-        return onto_simplex(parts, self.total, real | ~jnp.any(real, axis=2, keepdims=True))
+        return onto_simplex(parts, self.total, real | ~jnp.any(real, axis=2, keepdims=True), names)
 
     def check(self, x) -> None:
         super().check(x)

@@ -15,9 +15,10 @@ from jaxcomp.constraints._gather_pack import Cycles as Cycles
 from jaxcomp.constraints._gather_pack import Packed as Packed
 from jaxcomp.constraints._gather_pack import conflict_cycles as conflict_cycles
 from jaxcomp.constraints._gather_pack import pack_cells, unpack_cells
+from jaxcomp.constraints._lanes import descending
 from jaxcomp.constraints._layout import Layout
 from jaxcomp.constraints._matching import exchange
-from jaxcomp.constraints._select import select_top
+from jaxcomp.constraints._select import select_stored, select_top
 from jaxcomp.constraints._sparse import Sparse, group_norms
 from jaxcomp.constraints._views import elements
 from jaxcomp.constraints._views import outputs as outputs_of
@@ -76,9 +77,10 @@ class GatherScatter(Constraint):
 
     def project(self, x: jax.Array) -> jax.Array:
         cells = self._cells(jnp.abs(x))
-        keep = select_top(cells, self._kept(lax.stop_gradient(cells), x.shape))
-        kept = self._banked.leaf(keep, x.shape, self._outputs())
-        return finite_or_nan(x, jnp.where(kept, x, jnp.zeros((), x.dtype)))
+        kept = self._kept(lax.stop_gradient(cells), x.shape)
+        keep = select_top(_after(kept, cells), kept)
+        mask = self._banked.leaf(keep, x.shape, self._outputs())
+        return finite_or_nan(x, jnp.where(mask, x, jnp.zeros((), x.dtype)))
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """``v`` on the weights that are not zero."""
@@ -176,11 +178,11 @@ class GatherScatter(Constraint):
         kept = groups // rows + (((row + bank) % rows)[None] < groups % rows)
         if rows == 1:
             return kept
+        cells = _after(groups, cells)
         largest = jnp.max(cells)
         unit = jnp.where(largest > 0, largest, 1)
         real = (np.arange(depth) < depths[:, None])[None, None]
-        end = jnp.full_like(cells[..., :1], jnp.inf)
-        ladder = jnp.concatenate([end, jnp.where(real, -jnp.sort(-cells), -jnp.inf), -end], axis=3)
+        ladder = jnp.where(real, descending(cells), -jnp.inf)
         # First as many non-zeros as can be, in whole numbers: weights too small to count beside others are not lost.
         kept = exchange(ladder, kept, lambda weight: (weight > 0).astype(weight.dtype))
         return exchange(ladder, kept, lambda weight: jnp.square(weight / unit))
@@ -193,16 +195,25 @@ class GatherScatter(Constraint):
             groups = jnp.minimum(jnp.round(density * (rows * channels * taps / banks)).astype(jnp.int32), most)
             return jnp.broadcast_to(groups, strips)
         budget = jnp.round(density * (outputs * channels * taps / banks))
-        of_banks = -jnp.sort(-cells.swapaxes(1, 2).reshape(strips, banks, -1))[:, :, :most]
+        of_banks = descending(cells.swapaxes(1, 2).reshape(strips, banks, -1))[:, :, :most]
         # Of one more group, and not increasing: what it would add if rows did not matter.
         gains = group_norms(of_banks.swapaxes(1, 2), outputs_of(Layout("ooi"))).reshape(strips, most)
         if rows > 1:  # a member keeps what it needs
             needed = groups_needed(cells != 0)
             held = (np.arange(most)[None, :] < needed[:, None]) & (jnp.sum(needed) <= budget)
             gains = jnp.where(held, jnp.inf, gains)
-        return jnp.sum(select_top(gains.ravel(), budget).reshape(gains.shape), axis=1, dtype=jnp.int32)
+        # Norms are stored already, and nothing done to them since rounds.
+        return jnp.sum(select_stored(gains.ravel(), budget).reshape(gains.shape), axis=1, dtype=jnp.int32)
 
     def _counts(self, used: Any) -> jax.Array:
         """How many groups `pack` stores of each strip."""
         groups = groups_needed(used)
         return groups if self.free else jnp.broadcast_to(jnp.max(groups), groups.shape)
+
+
+def _after(counts: jax.Array, cells: jax.Array) -> jax.Array:
+    """The same cells, once the counts are known: XLA would else hold at once what finding them takes and what follows.
+
+    Counts are not negative, but XLA cannot know.
+    """
+    return jnp.where(counts[..., None] >= 0, cells, jnp.zeros((), cells.dtype))

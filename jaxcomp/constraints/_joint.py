@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, norm
+from jaxcomp.constraints._sparse import Sparse
 
 Arrays = dict[str, jax.Array]
 
@@ -159,8 +160,27 @@ class Together(Glued):
 
     inner: Constraint
 
+    def project(self, x):
+        if not (isinstance(self.inner, Sparse) and self._in_place):
+            return super().project(x)
+        paths = sorted(x)
+        return dict(zip(paths, self.inner.project_union([x[path] for path in paths]), strict=True))
+
+    def tangent(self, x, v):
+        if not self._in_place:
+            return super().tangent(x, v)
+        return {path: self.inner.tangent(x[path], v[path]) for path in x}
+
+    def violation(self, x):
+        return Joint.violation(self, x) if self._in_place else super().violation(x)
+
     def fit(self, x):
         return Together(self.inner.fit(self._glue(x)))
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether the largest weights are found without glueing: that takes a copy, and leaves off their devices."""
+        return isinstance(self.inner, Sparse) and self.inner.view.is_flat
 
     def _glue(self, x):
         return jnp.concatenate([x[path].ravel() for path in sorted(x)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -13,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import check_range
 from jaxcomp.constraints._lanes import beside, in_lanes, max_in_lanes, sums_in_lanes
+from jaxcomp.constraints._shards import total
 
 _TOPS, _ROUNDS = 16, 3  # starts that put the maximum on a level; refinements of the best start
 _REACH = np.geomspace(0.5, 16, 40)  # the other starts: what the maximum comes to, in largest levels
@@ -47,27 +49,29 @@ class Levels:
         """Raise `ValueError` if there cannot be such levels."""
         check_range("bits", self.bits, 2 if getattr(self, "zero", False) else 1, 16)
 
-    def best_scale(self, v: jax.Array) -> jax.Array:
+    def best_scale(self, v: jax.Array, names: Sequence[str] = ()) -> jax.Array:
         """The scale of every group of ``v`` (``[..., n]``, non-negative): ``[..., 1]``, by alternating minimisation.
 
         Given the scale the nearest levels are best, given the levels q the scale ``<v, q> / <q, q>`` is: neither
         step raises the error. The start is the best of several scales, those that put the largest weight on a level
         and a grid of others. The result is a local minimum, and 0 error on every array already in the set whose
         largest entry takes one of the sixteen largest levels.
+
+        On a mesh ``names`` are its axes along which other devices hold the rest of these groups.
         """
         levels, lanes = jax.tree.map(lax.stop_gradient, self), in_lanes(v, 0)
-        top = max_in_lanes(lanes, v.ndim)
+        top = max_in_lanes(lanes, v.ndim, names)
         largest = jnp.stack([jnp.asarray(levels.largest(j), v.dtype) for j in range(_TOPS)])
         tries = jnp.concatenate([1 / largest, 1 / (largest[0] * jnp.asarray(_REACH, v.dtype))])
 
         def better(best, factor):
-            found = levels._refit(lanes, top * factor)
+            found = levels._refit(lanes, top * factor, names)
             return jax.tree.map(functools.partial(jnp.where, found[0] < best[0]), found, best), None
 
         (_, best), _ = lax.scan(better, (jnp.full_like(top, jnp.inf), top), tries)
-        return lax.fori_loop(0, _ROUNDS, lambda _, scale: levels._refit(lanes, scale)[1], best)
+        return lax.fori_loop(0, _ROUNDS, lambda _, scale: levels._refit(lanes, scale, names)[1], best)
 
-    def _refit(self, lanes: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _refit(self, lanes: jax.Array, scale: jax.Array, names: Sequence[str]) -> tuple[jax.Array, jax.Array]:
         """Squared error and scale that are best for the levels nearest at another scale.
 
         Both follow from sums over what is missed at that one, all of one pass: ``|v - a q|²`` is least at
@@ -76,7 +80,7 @@ class Levels:
         factor = beside(scale, lanes)
         codes = self.codes(lanes, factor)
         miss = lanes - factor * codes
-        missed, along, length = sums_in_lanes((miss * miss, miss * codes, codes * codes), scale.ndim)
+        missed, along, length = sums_in_lanes((miss * miss, miss * codes, codes * codes), scale.ndim, names)
         step = along / jnp.where(length > 0, length, 1)
         return jnp.maximum(missed - along * step, 0), scale + step
 
@@ -100,10 +104,10 @@ def nearest_of(values: jax.Array, u: jax.Array) -> jax.Array:
     return jnp.take(values, place, mode="clip")
 
 
-def scale_of(v: jax.Array, q: jax.Array) -> jax.Array:
-    """The best scale for given levels, ``<v, q> / <q, q>``, over the last axis."""
-    energy = jnp.sum(jnp.square(q), axis=-1, keepdims=True)
-    return jnp.sum(v * q, axis=-1, keepdims=True) / jnp.where(energy > 0, energy, 1)
+def scale_of(v: jax.Array, q: jax.Array, names: Sequence[str] = ()) -> jax.Array:
+    """The best scale for given levels, ``<v, q> / <q, q>``, over the last axis, and over those of a mesh."""
+    energy = total(jnp.sum(jnp.square(q), axis=-1, keepdims=True), names)
+    return total(jnp.sum(v * q, axis=-1, keepdims=True), names) / jnp.where(energy > 0, energy, 1)
 
 
 @jax.custom_jvp

@@ -16,6 +16,7 @@ from jaxcomp.constraints._level import codes_in as codes_in
 from jaxcomp.constraints._level import nearest_of as nearest_of
 from jaxcomp.constraints._level import scale_of as scale_of
 from jaxcomp.constraints._level import with_secant as with_secant
+from jaxcomp.constraints._ordered import cumsum_over, descending_over, of_best
 
 
 @jax.tree_util.register_dataclass
@@ -188,8 +189,8 @@ class Binary(Levels):
     def nearest(self, u):
         return jnp.ones_like(u)
 
-    def best_scale(self, v):
-        return scale_of(v, jnp.where(v > 0, 1.0, 0.0).astype(v.dtype))
+    def best_scale(self, v, names=()):
+        return scale_of(v, jnp.where(v > 0, 1.0, 0.0).astype(v.dtype), names)
 
 
 @jax.tree_util.register_dataclass
@@ -206,9 +207,8 @@ class Ternary(Levels):
     def nearest(self, u):
         return jnp.where(u > 0.5, 1.0, 0.0).astype(u.dtype)
 
-    def best_scale(self, v):
-        descending = -jnp.sort(-v, axis=-1)
-        total = jnp.cumsum(descending, axis=-1)
-        count = 1 + lax.broadcasted_iota(v.dtype, v.shape, v.ndim - 1)
-        best = jnp.argmax(jnp.square(total) / count, axis=-1, keepdims=True)
-        return jnp.take_along_axis(total / count, best, axis=-1)
+    def best_scale(self, v, names=()):
+        ordered, before = descending_over(v, names)
+        total = cumsum_over(ordered, names)
+        count = before + 1 + lax.broadcasted_iota(v.dtype, v.shape, v.ndim - 1)
+        return of_best(total / count, jnp.square(total) / count, names)

@@ -14,18 +14,20 @@ def exchange(ladder: jax.Array, kept: jax.Array, score: Callable[[jax.Array], ja
     first has given one: no sum changes. Where no such cycle gains, nothing does (negative cycle cancelling, on flows).
 
     Args:
-        ladder: ``[strips, rows, banks, depth + 2]``, what may be kept in descending order; before it infinity, after
-            it minus infinity, which also stands where there is nothing to keep.
+        ladder: ``[strips, rows, banks, depth]``, what may be kept in descending order; minus infinity where there is
+            nothing to keep.
         kept: ``[strips, rows, banks]``, integers, how many of them to start from.
         score: of every rung, not decreasing and not negative. Of those that are looked at it is computed, not stored.
     """
-    strips, rows, banks, _ = ladder.shape
+    strips, rows, banks, depth = ladder.shape
     # Gains that rounding may have made up are none, so that every exchange raises the total and the loop ends.
     certain = 1 - 2 * rows * jnp.finfo(ladder.dtype).eps
     everyone = jnp.broadcast_to(jnp.arange(rows), (strips, rows))
 
     def rung(i):
-        found = jnp.take_along_axis(ladder, i[..., None], axis=3)[..., 0]
+        """The score of the i-th from 1; before the first is infinity, after the last minus infinity."""
+        found = jnp.take_along_axis(ladder, jnp.clip(i - 1, 0, depth - 1)[..., None], axis=3)[..., 0]
+        found = jnp.where(i < 1, jnp.inf, jnp.where(i > depth, -jnp.inf, found))
         return jnp.where(jnp.isinf(found), found, score(found))
 
     def step(carry):

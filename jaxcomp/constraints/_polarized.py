@@ -48,8 +48,8 @@ class Polarized(Constraint):
     within: Codebook | None = None
 
     def project(self, x: jax.Array) -> jax.Array:
-        tiles, inside = self.view.tiles(x)
-        tiles = tiles.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        tiles, inside = self.view.tiles(wide)
         plus, minus = (self._side(tiles, sign) for sign in (1, -1))
         if self.within is None or self.rule == "sum":
             unit = tiles * unit_of_groups(tiles, inside)
@@ -58,9 +58,9 @@ class Polarized(Constraint):
             unit = unit_of_groups(jnp.maximum(jnp.abs(tiles - plus), jnp.abs(tiles - minus)), inside)
             by_plus, by_minus = ((tiles - side) * unit for side in (plus, minus))  # what each side misses
             favour = (by_minus - by_plus) * (by_minus + by_plus)
-        positive = jnp.sum(favour, axis=inside, keepdims=True) >= 0
-        kept = jnp.where(positive, plus, minus).astype(x.dtype)
-        return finite_or_nan(x, self.view.untile(kept, x.shape))
+        positive = self.view.spread(jnp.sum(favour, axis=inside, keepdims=True) >= 0, x.shape)
+        kept = jnp.where(positive, self._side(wide, 1), self._side(wide, -1))
+        return finite_or_nan(x, kept.astype(x.dtype))
 
     def _side(self, x: jax.Array, sign: float) -> jax.Array:
         """The nearest to every weight at one sign; where no value has that sign, zero."""
@@ -77,8 +77,8 @@ class Polarized(Constraint):
         """
         if self.within is not None:
             return self.within.tangent(x, v)
-        parts, move = self.view.split(x), self.view.split(v)
-        return self.view.merge(_stop_at_zero(parts, move, _sign_of(parts)), x.shape)
+        (tiles, inside), (move, _) = self.view.tiles(x), self.view.tiles(v)
+        return self.view.untile(_stop_at_zero(tiles, move, _sign_of(tiles, inside)), x.shape)
 
     def footprint(self, x: jax.Array) -> Footprint:
         """Magnitudes, and one sign bit a group; of given values, codes that say which of its sign, or zero."""
@@ -145,9 +145,9 @@ class FixedSign(Constraint):
     def fit(self, x: jax.Array) -> "FixedSign":
         if self.signs is not None:
             return self
-        parts = self.view.split(Polarized(self.view).project(x))
-        signs = jnp.broadcast_to(_sign_of(parts), parts.shape).astype(jnp.int8)
-        return dataclasses.replace(self, signs=self.view.merge(signs, x.shape))
+        tiles, inside = self.view.tiles(Polarized(self.view).project(x))
+        signs = jnp.broadcast_to(_sign_of(tiles, inside), tiles.shape).astype(jnp.int8)
+        return dataclasses.replace(self, signs=self.view.untile(signs, x.shape))
 
     def check(self, x) -> None:
         super().check(x)
@@ -170,9 +170,9 @@ def _stop_at_zero(x: jax.Array, v: jax.Array, sign: jax.Array) -> jax.Array:
     return jnp.where((x + v) * sign < 0, -x.astype(v.dtype), v)
 
 
-def _sign_of(parts: jax.Array) -> jax.Array:
+def _sign_of(tiles: jax.Array, inside: tuple[int, ...]) -> jax.Array:
     """The sign of every group of a member, +1 where all is zero."""
-    return jnp.where(jnp.any(parts < 0, axis=2, keepdims=True), -1.0, 1.0)
+    return jnp.where(jnp.any(tiles < 0, axis=inside, keepdims=True), -1.0, 1.0)
 
 
 def _magnitudes(x: jax.Array, view: View) -> Footprint:

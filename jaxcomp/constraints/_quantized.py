@@ -1,13 +1,16 @@
 """Sets of arrays whose entries are levels times a scale that a group shares."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxcomp.constraints._constraint import SCALE_BITS, Constraint, Footprint, dense_footprint, finite_or_nan, to_unit
+from jaxcomp.constraints._constraint import SCALE_BITS, Constraint, Footprint, dense_footprint, finite_or_nan
+from jaxcomp.constraints._groupwise import groupwise, unit_over
+from jaxcomp.constraints._lanes import beside, from_lanes, in_lanes, in_order, sums_in_lanes
 from jaxcomp.constraints._levels import Levels, scale_of, with_secant
 from jaxcomp.constraints._views import View, whole
 
@@ -41,18 +44,19 @@ class Quantized(Constraint):
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
     def project(self, x: jax.Array) -> jax.Array:
-        parts = self.view.split(x).astype(jnp.promote_types(x.dtype, jnp.float32))
-        factor = to_unit(parts)
-        unit = parts * factor
         bits = jnp.asarray(self.levels.bits, jnp.float32)
-        near = with_secant(_nearest(self.levels, unit), bits, Partial(_nearest_finer, self.levels, unit)) / factor
-        return finite_or_nan(x, self.view.merge(near, x.shape).astype(x.dtype))
+        near = with_secant(self._near(self.levels, x), bits, Partial(Quantized._nearer, self, x))
+        return finite_or_nan(x, near)
+
+    def _near(self, levels: Levels, x: jax.Array) -> jax.Array:
+        return groupwise(_nearest, self.view, levels, x)
+
+    def _nearer(self, x: jax.Array) -> jax.Array:
+        return self._near(self.levels.finer(), x)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """The part of ``v`` that moves the scales: levels stay, each group is multiplied by a number."""
-        parts, move = (self.view.split(a).astype(jnp.promote_types(a.dtype, jnp.float32)) for a in (x, v))
-        parts = parts * to_unit(parts)
-        return self.view.merge(parts * scale_of(move, parts), x.shape).astype(v.dtype)
+        return groupwise(_rescaled, self.view, None, x, v)
 
     def footprint(self, x: jax.Array) -> Footprint:
         """Codes of ``levels.bits`` bits and a scale a group."""
@@ -73,12 +77,19 @@ class Quantized(Constraint):
         self.view.sizes(x.shape)
 
 
-def _nearest(levels: Levels, unit: jax.Array) -> jax.Array:
-    """Derivatives to ``unit`` hold the levels fixed; those to other numbers of the levels hold which one is taken."""
-    still = lax.stop_gradient(jnp.abs(unit))
-    codes = jnp.sign(unit) * levels.codes(still, lax.stop_gradient(levels.best_scale(still)))
-    return codes * scale_of(unit, codes)
+def _nearest(levels: Levels, parts: jax.Array, *, names: Sequence[str], **_) -> jax.Array:
+    """Derivatives to ``parts`` hold the levels fixed; those to other numbers of the levels hold which one is taken."""
+    parts = in_order(parts)
+    factor = unit_over(parts, names)
+    unit = parts * factor
+    scale = levels.best_scale(lax.stop_gradient(jnp.abs(unit)), names)
+    lanes = in_lanes(unit, 0)
+    codes = levels.codes(lax.stop_gradient(jnp.abs(lanes)), lax.stop_gradient(beside(scale, lanes)))
+    codes = jnp.sign(lanes) * codes
+    along, energy = sums_in_lanes((lanes * codes, codes * codes), unit.ndim, names)
+    return from_lanes(codes * beside(along / jnp.where(energy > 0, energy, 1), lanes), unit.shape) / factor
 
 
-def _nearest_finer(levels: Levels, unit: jax.Array) -> jax.Array:
-    return _nearest(levels.finer(), unit)
+def _rescaled(_, parts: jax.Array, move: jax.Array, *, names: Sequence[str], **__) -> jax.Array:
+    parts = parts * unit_over(parts, names)
+    return parts * scale_of(move, parts, names)

@@ -1,12 +1,12 @@
 """The k largest of many scores, exactly, with a k that may be traced, and without a sort.
 
-Non-negative floats order as their bit patterns do, so the k-th largest score is found by narrowing an interval
-of integers. A strided sample says where to look; then every pass over the scores counts five thresholds at once,
-packed six bits each into one integer, placed where the counts seen so far say the answer lies; thresholds that part
-no scores fell among ties, and the interval is drawn together about them. A handful of passes settle what a bisection
-of the 31 bits needs 31 for, and XLA's sort on a CPU many times longer.
-Ties at the threshold are kept in order of position, so the result holds exactly k entries for every input.
+Non-negative floats order as their bit patterns do, so the k-th largest score is that of integers, which `_search` finds
+in one pool and `_digits` in many. Ties at the threshold are kept in order of position, so the result holds exactly k
+entries for every input.
 """
+
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp.constraints._digits import largest_by_digits
+from jaxcomp.constraints._pieces import Pieces
+from jaxcomp.constraints._search import Rows, bounds
+from jaxcomp.constraints._shards import Shard, places, shardwise
 
-_BITS = 6  # of a packed count
-_ROWS = 2**_BITS - 1  # longest column whose counts fit them
-_PLACES = (-6.0, -1.0, 0.0, 1.0, 6.0)  # of the thresholds, in standard deviations about the expected one
-_SHIFTS = tuple(_BITS * i for i in range(len(_PLACES)))
-_LARGE = 500_000  # from here on a sample saves more than it takes to compile
-_SAMPLE = 4096  # scores read to place the first thresholds
+_MOST = 2**31 - 2  # scores in one pool: counts and positions are 32-bit
 _SMALL = 32  # up to here comparing all pairs beats searching
-_STRIDE = 512  # rows that lie a multiple of it apart compete for the same lines of a cache
 
 
 def select_top(scores: jax.Array, k: ArrayLike) -> jax.Array:
@@ -41,36 +38,113 @@ def select_top(scores: jax.Array, k: ArrayLike) -> jax.Array:
     return select_stored(stored(scores), k)
 
 
+@jax.custom_jvp
 def stored(scores: jax.Array) -> jax.Array:
-    """The same scores, without a derivative, computed once for all of their uses.
+    """The same scores, computed once for all of their uses.
 
     XLA may compute scores anew for each use, and round a multiplication and an addition together for one and apart for
     another. A score that differs from itself would count twice, or not at all. What comes out of a loop is stored; that
     this one makes one turn at most and changes nothing, XLA cannot know.
     """
-    if scores.size == 0:
-        return scores
-    whole = jnp.int64 if scores.dtype.itemsize == 8 else jnp.int32 if scores.dtype.itemsize == 4 else jnp.int16
-    bits = lax.bitcast_convert_type(lax.stop_gradient(scores), whole).ravel()
-    zero, turns = jnp.zeros((), whole), (bits[0] >= 0).astype(whole)
-    bits = lax.while_loop(lambda c: c[0] < turns, lambda c: (c[0] + 1, c[1] ^ c[0]), (zero, bits))[1]
-    return lax.bitcast_convert_type(bits, scores.dtype).reshape(scores.shape)
+    return _stored((), (scores,))[0] if scores.size else scores
 
 
-def select_stored(scores: jax.Array, k: ArrayLike) -> jax.Array:
-    """`select_top` of scores that come from `stored`, in whatever order."""
-    *batch, n = scores.shape
-    k = jnp.broadcast_to(jnp.clip(jnp.asarray(k, jnp.int32), 0, n), batch)
+@stored.defjvp
+def _(primals, tangents):
+    return stored(*primals), *tangents
+
+
+def _store_arrays(numbers: tuple[()], arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    found = []
+    for array in arrays:
+        whole = f"int{8 * array.dtype.itemsize}"
+        bits = lax.bitcast_convert_type(array, whole)
+        found.append(lax.bitcast_convert_type(_turned(bits, lambda bits, i: bits ^ i, bits), array.dtype))
+    return tuple(found)
+
+
+def _store_shards(numbers: tuple[()], shards: tuple[Shard, ...]) -> tuple[jax.Array, ...]:
+    # In place where that of the array may be used: XLA gives an array of another dtype a place of its own.
+    return tuple(_turned(shard.piece, _kept, shard.piece) for shard in shards)
+
+
+def _store_mask_of_shards(numbers: tuple[()], shards: tuple[Shard, Shard]) -> tuple[jax.Array]:
+    # A byte a score. Were it found while scores are used, these could not be overwritten: each needs its neighbours.
+    scores, mask = (shard.piece for shard in shards)
+    return (_turned(mask, _kept, scores),)
+
+
+def _kept(piece: jax.Array, i: jax.Array) -> jax.Array:
+    return jnp.where(i > 0, jnp.zeros((), piece.dtype), piece)
+
+
+def _turned(array: jax.Array, unchanged: Callable, witness: jax.Array) -> jax.Array:
+    turns = (witness[(0,) * witness.ndim] >= 0).astype(jnp.int8)
+    step = lambda carry: (carry[0] + 1, unchanged(carry[1], carry[0].astype(array.dtype)))  # noqa: E731
+    return lax.while_loop(lambda carry: carry[0] < turns, step, (jnp.int8(0), array))[1]
+
+
+_stored = shardwise(_store_arrays, _store_shards, keeps=True)
+_stored_on_shards = shardwise(lambda numbers, arrays: arrays[1:], _store_mask_of_shards, keeps=True)
+
+
+def select_stored(scores: jax.Array, k: ArrayLike, axes: int = 1) -> jax.Array:
+    """`select_top` of scores that come from `stored`, in whatever order; a pool may lie along several last axes."""
+    batch, pool = scores.shape[: scores.ndim - axes], scores.shape[scores.ndim - axes :]
+    n = math.prod(pool)
+    k = jnp.clip(jnp.asarray(k, jnp.int32), 0, n)
+    k = k.reshape(batch) if k.size == math.prod(batch) else jnp.broadcast_to(k, batch)
     if scores.size == 0:
         return jnp.zeros(scores.shape, bool)
-    bits, k = _bits(lax.stop_gradient(scores)).reshape(-1, n), k.reshape(-1)
+    if n > _SMALL and k.size == 1:
+        return select_over([scores], k.reshape(()))[0]
+    bits = _bits(lax.stop_gradient(scores)).reshape(*batch, n)
     if n <= _SMALL:
-        keep = jax.vmap(_by_rank)(bits, k)
-    elif k.size == 1:
-        keep = _by_search(bits[0], k[0])
-    else:
-        keep = largest_by_digits(bits, k)
-    return keep.reshape(scores.shape)
+        keep = _by_rank(bits, k).reshape(scores.shape)
+        return _stored_on_shards((), (lax.stop_gradient(scores), keep))[0]
+    return largest_by_digits(bits.reshape(-1, n), k.reshape(-1)).reshape(scores.shape)
+
+
+def select_over(arrays: Sequence[jax.Array], k: jax.Array) -> list[jax.Array]:
+    """Mark the ``k`` largest of the entries of several arrays; among equals the earlier array, the earlier position.
+
+    On a mesh every device searches its pieces of the arrays, in place, and adds up what it counts with the others.
+
+    Args:
+        arrays: of scores that come from `stored`, of one dtype, whatever their shapes. A sign is of no account.
+        k: a scalar from 0 to their number.
+
+    Raises:
+        ValueError: there are 2³¹ scores or more.
+    """
+    arrays = [lax.stop_gradient(array) for array in arrays]
+    if (size := sum(array.size for array in arrays)) > _MOST:
+        raise ValueError(f"{size} scores in one pool, whose counts are 32-bit: at most {_MOST}; make several pools")
+    low, high, last = _bounds((k,), tuple(arrays))
+    keep, origin = [], 0
+    for array in arrays:
+        bits, place = _bits(array), places(array.shape, origin)
+        keep.append(((bits >= high) | ((bits >= low) & (place <= last))) & (k > 0))
+        origin += array.size
+    return keep
+
+
+def _bounds_of_whole(numbers, arrays):
+    bits = [_bits(array).ravel() for array in arrays]
+    return bounds(Rows(bits[0] if len(bits) == 1 else jnp.concatenate(bits)), numbers[0], _most(arrays))
+
+
+def _bounds_of_shards(numbers, shards):
+    integers = Pieces(shards, lambda piece, place: _bits(piece))
+    return bounds(integers, numbers[0], _most([shard.piece for shard in shards]))
+
+
+def _most(arrays):
+    """The integer of a NaN, the largest there is."""
+    return _bits(jnp.full((), jnp.nan, arrays[0].dtype))
+
+
+_bounds = shardwise(_bounds_of_whole, _bounds_of_shards, keeps=False)
 
 
 def _bits(scores: jax.Array) -> jax.Array:
@@ -82,131 +156,8 @@ def _bits(scores: jax.Array) -> jax.Array:
 
 
 def _by_rank(bits: jax.Array, k: jax.Array) -> jax.Array:
-    """Keep the entries that fewer than ``k`` others beat: n² comparisons, one pass, no loop."""
-    position = jnp.arange(bits.size)
-    beats = (bits[None, :] > bits[:, None]) | (
-        (bits[None, :] == bits[:, None]) & (position[None, :] < position[:, None])
-    )
-    return jnp.sum(beats, axis=1) < k
-
-
-def _by_search(bits: jax.Array, k: jax.Array) -> jax.Array:
-    n = bits.size
-    rows = _in_rows(bits)
-    # [low, high) holds the k-th largest: `above` scores reach low, `over` of them reach high, over < k <= above.
-    if n > _LARGE:
-        sample = bits[:: n // _SAMPLE | 1]  # an odd stride does not fall in step with rows of even length
-        rank = k * (sample.size / n)
-        margin = 2.5 * jnp.sqrt(rank * (1 - k / n)) + 2
-        low, high = jax.vmap(_rank_value, (None, 0))(sample, jnp.stack([rank + margin, rank - margin]))
-        high = jnp.maximum(high, low + 1)
-        # The successors settle at once the scores of which many are equal (rounded, constant, mostly zero).
-        guess = jnp.stack([low, low + 1, low + 1 + (high - low - 1) // 2, high, high + 1])
-        bracket = _narrow(_everything(bits), guess, rows, k)
-    else:
-        bracket = _close(_everything(bits), rows)
-    low, high, above, over = _search(rows, bracket, k)
-    last = lax.cond(above == k, lambda: jnp.int32(n), lambda: _last_tie(rows, low, k - over))
-    keep = (bits >= high) | ((bits >= low) & (jnp.arange(n) <= last))
-    return keep & (k > 0)
-
-
-def _in_rows(bits: jax.Array) -> jax.Array:
-    """``[<= _ROWS, columns]``, filled up with -1, which no threshold reaches; not a copy if a divisor serves."""
-    divisors = (rows for rows in range(_ROWS, _ROWS // 2, -1) if bits.size % rows == 0 and bits.size // rows % _STRIDE)
-    rows = next(divisors, min(_ROWS, bits.size))
-    columns = -(-bits.size // rows)
-    columns += columns % _STRIDE == 0
-    return jnp.pad(bits, (0, rows * columns - bits.size), constant_values=-1).reshape(rows, columns)
-
-
-def _rank_value(bits: jax.Array, rank: jax.Array) -> jax.Array:
-    """The value of a given rank in a small sample."""
-    n = bits.size
-    rank = jnp.clip(rank.astype(jnp.int32), 1, n)
-    rows = _in_rows(bits)
-    return _search(rows, _close(_everything(bits), rows), rank)[0]
-
-
-def _everything(bits):
-    """The bracket of all scores: up to a NaN, the largest there is."""
-    nan = _bits(jnp.full((), jnp.nan, jnp.float64 if bits.dtype.itemsize == 8 else jnp.float32))
-    return jnp.zeros_like(nan), nan + 1, jnp.int32(bits.size), jnp.int32(0)
-
-
-def _close(bracket, rows):
-    """The bracket drawn together about the scores in it; if they are all equal, that settles them."""
-    low, high, above, over = bracket
-    least = jnp.min(jnp.where(rows >= low, rows, high), axis=0)
-    most = jnp.max(jnp.where(rows < high, rows, low), axis=0)
-    # In two stages, kept apart: XLA reduces an array to one number in scalar code.
-    least, most = lax.optimization_barrier((least, most))
-    return jnp.min(least), jnp.max(most) + 1, above, over
-
-
-def _search(rows, bracket, k):
-    """Narrow until exactly k scores reach ``low``, or all of ``[low, high)`` are ties at ``low``."""
-
-    def unsettled(carry):
-        (low, high, above, _), _, _ = carry
-        return (above != k) & (high - low > 1)
-
-    def narrow(carry):
-        bracket, _, step = carry
-        inside = bracket[2] - bracket[3]
-        return _narrow(bracket, _probes(bracket, k, step), rows, k), inside, step + 1
-
-    def narrow_or_close(carry):
-        (_, _, above, over), before, step = carry
-        return lax.cond(above - over == before, lambda c: (_close(c[0], rows), jnp.int32(0), step), narrow, carry)
-
-    # Thresholds that part no scores fell among ties. In a small array a bisection of their bits is soon done.
-    large = rows.size > _LARGE
-    topmost = bracket[3] == 0  # where `high` may lie far beyond the largest score
-    carry = bracket, jnp.where(topmost & large, bracket[2], 0), 0
-    return lax.while_loop(unsettled, narrow_or_close if large else narrow, carry)[0]
-
-
-def _probes(bracket, k, step):
-    """Thresholds about the place that the counts point to; every third time spread evenly over the interval,
-
-    which bounds the number of passes whatever the distribution.
-    """
-    low, high, above, over = bracket
-    inside = jnp.maximum(above - over, 1).astype(jnp.float32)
-    centre = (above - k + 0.5).astype(jnp.float32) / inside
-    deviation = jnp.sqrt(jnp.maximum(centre * (1 - centre), 0.0) / inside)
-    guess = jnp.clip(centre + deviation * jnp.array(_PLACES), 0, 1)
-    evenly = jnp.arange(1, len(_PLACES) + 1) / (len(_PLACES) + 1)
-    offset = jnp.where(step % 3 == 2, evenly, guess) * (high - low).astype(jnp.float32)
-    return low + jnp.clip(offset.astype(low.dtype), 1, jnp.maximum(high - low - 1, 1))
-
-
-def _narrow(bracket, thresholds, rows, k):
-    """Sorted thresholds cut the interval; the piece in which the count falls below k is the next one."""
-    low, high, above, over = bracket
-    counts = jnp.concatenate([above[None], _count(rows, thresholds), over[None]])
-    edges = jnp.concatenate([low[None], thresholds, high[None]])
-    piece = jnp.sum(counts >= k) - 1
-    return edges[piece], edges[piece + 1], counts[piece], counts[piece + 1]
-
-
-def _count(rows, thresholds):
-    """How many entries reach each threshold, in one pass: column sums hold all the counts, packed."""
-    hits = sum((rows >= thresholds[i]).astype(jnp.int32) << shift for i, shift in enumerate(_SHIFTS))
-    packed = jnp.sum(hits, axis=0, dtype=jnp.int32)
-    return jnp.sum((packed[None, :] >> jnp.array(_SHIFTS)[:, None]) & _ROWS, axis=1, dtype=jnp.int32)
-
-
-def _last_tie(rows, value, wanted):
-    """The position of the ``wanted``-th entry equal to ``value``: its row, then by the same means its place there."""
-    per_row = jnp.sum(rows == value, axis=1, dtype=jnp.int32)
-    upto = jnp.cumsum(per_row)
-    row = jnp.argmax(upto >= wanted)
-    within = wanted - (upto[row] - per_row[row])
-    entries = rows[row]
-    if entries.size > _ROWS**2:
-        column = _last_tie(_in_rows(entries), value, within)
-    else:
-        column = jnp.argmax(jnp.cumsum(entries == value) >= within)
-    return (row * rows.shape[1] + column).astype(jnp.int32)
+    """Keep the entries of the last axis that fewer than ``k`` others beat: n² comparisons, one pass, no loop."""
+    position = jnp.arange(bits.shape[-1])
+    earlier = (position[None, :] < position[:, None]).reshape((1,) * (bits.ndim - 1) + 2 * (bits.shape[-1],))
+    mine, others = bits[..., :, None], bits[..., None, :]
+    return jnp.sum((others > mine) | ((others == mine) & earlier), axis=-1) < k[..., None]

@@ -7,52 +7,68 @@ At every pass the product of their number and of the excess of the sum falls to 
 those before add up to one at most), so the count of passes grows as the logarithm of the length and of the precision.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-_RUN = 1024  # numbers that are added one after another; in longer sums the rounding would show
+from jaxcomp.constraints._lanes import from_runs, in_order, in_runs, max_of_runs, sum_of_runs
+from jaxcomp.constraints._shards import total as over_devices
 
 
-def onto_simplex(v: jax.Array, total: ArrayLike, real: ArrayLike = True) -> jax.Array:
-    """The nearest of ``{p >= 0, sum(p) = total}`` to the last axis of ``v``; what is not real, padding, becomes 0."""
-    return _above_threshold(jnp.where(real, v, -jnp.inf), total)[0]
+def onto_simplex(v: jax.Array, total: ArrayLike, real: ArrayLike = True, names: Sequence[str] = ()) -> jax.Array:
+    """The nearest of ``{p >= 0, sum(p) = total}`` to the last axis of ``v``; what is not real, padding, becomes 0.
+
+    On a mesh ``names`` are its axes along which other devices hold the rest of that axis.
+    """
+    runs = in_order(in_runs(jnp.where(real, v, -jnp.inf), -jnp.inf))
+    return from_runs(_above_threshold(runs, total, jnp.subtract, names)[0], v.shape)
 
 
-def onto_l1_ball(x: jax.Array, radius: ArrayLike) -> jax.Array:
-    """The nearest of ``{z : sum(|z|) <= radius}`` to the last axis of ``x``."""
-    above, threshold = _above_threshold(jnp.abs(x), radius, least=0)
-    return jnp.where(threshold > 0, jnp.sign(x) * above, x)
+def onto_l1_ball(x: jax.Array, radius: ArrayLike, names: Sequence[str] = ()) -> jax.Array:
+    """The nearest of ``{z : sum(|z|) <= radius}`` to the last axis of ``x``, which goes on likewise."""
+    runs = in_order(in_runs(x, 0))
+    above, threshold = _above_threshold(runs, radius, _magnitude_beyond, names, least=0)
+    return from_runs(jnp.where(threshold > 0, jnp.sign(runs) * above, runs), x.shape)
 
 
-def long_sum(x: jax.Array) -> jax.Array:
-    """The sum over the last axis, which stays: of runs, then of their sums, for the error grows with the length."""
-    while x.shape[-1] > _RUN:
-        # Kept apart, or XLA makes one sum of the two.
-        x = lax.optimization_barrier(jnp.sum(_in_runs(x, 0), axis=-1))
-    return jnp.sum(x, axis=-1, keepdims=True)
+def _magnitude_beyond(x, threshold):
+    """``|x| - threshold``, without magnitudes that XLA would store for all passes of a search."""
+    return jnp.maximum(x - threshold, -threshold - x)
 
 
-def _above_threshold(v, total, least=-jnp.inf):
-    """``max(v - t, 0)`` and the threshold ``t``; to derivatives the support is fixed."""
-    top = lax.stop_gradient(jnp.max(v, axis=-1, keepdims=True))
-    found = _search(*lax.stop_gradient((v, total, jnp.maximum(top - total, least))))
-    support = (v > found) | (v == top)
-    above = jnp.where(support, v - found, 0)
+def _above_threshold(runs, total, beyond: Callable, names: Sequence[str], least=-jnp.inf):
+    """By how much numbers in runs are beyond the threshold, and the threshold; to derivatives the support is fixed.
+
+    ``beyond(runs, threshold)`` is by how much, negative for what falls short of it.
+    """
+    still, fixed = lax.stop_gradient((runs, total))
+    top = max_of_runs(beyond(still, 0), names)
+    found = _search(still, fixed, beyond, jnp.maximum(top - fixed, least), names)
+    above = beyond(runs, found)
+    support = (above > 0) | (beyond(still, 0) == top)
+    above = jnp.where(support, above, 0)
     # What rounding keeps out of a threshold beside large weights is taken off the differences, which are small.
-    rest = (long_sum(above) - total) / jnp.sum(support, axis=-1, keepdims=True, dtype=jnp.int32)
+    rest = (sum_of_runs(above, names) - total) / sum_of_runs(support.astype(jnp.int32), names)
     return jnp.where(support & (above > rest), above - rest, 0), found + rest
 
 
-def _search(v, total, least):
+def _search(runs, total, beyond, least, names):
     """The threshold, to rounding; no less than ``least``, which is below it."""
-    real = v > -jnp.inf
+
+    def sums(excess, reaches):
+        """In one pass: of all excess, and how many numbers it is of."""
+        terms = jnp.where(reaches, excess, 0), reaches.astype(jnp.int32)
+        nothing = jnp.zeros((), runs.dtype), jnp.int32(0)
+        of_runs = lax.reduce(terms, nothing, lambda a, b: (a[0] + b[0], a[1] + b[1]), (runs.ndim - 1,))
+        return [over_devices(jnp.sum(s, axis=-1)[..., None, None], names) for s in of_runs]
+
     # The first step, from far below: taken from there, it would drown in the rounding of large differences.
-    mean = (long_sum(jnp.where(real, v, 0)) - total) / jnp.sum(real, axis=-1, keepdims=True, dtype=jnp.int32)
-    start = jnp.maximum(least, mean)
-    everything = jnp.full_like(start, v.shape[-1] + 1, jnp.int32)
-    runs = _in_runs(v, -jnp.inf)
+    excess, count = sums(beyond(runs, 0), beyond(runs, 0) > -jnp.inf)
+    start = jnp.maximum(least, (excess - total) / count)
+    everything = jnp.full_like(start, jnp.iinfo(jnp.int32).max - 1, jnp.int32)
 
     def unsettled(carry):
         _, count, before = carry
@@ -60,27 +76,9 @@ def _search(v, total, least):
 
     def rise(carry):
         threshold, before, _ = carry
-        excess, count = _beyond(runs, threshold)
+        excess = beyond(runs, threshold)
+        excess, count = sums(excess, excess >= 0)
         # Rounding must not let the threshold fall, or the search might go round for ever.
         return threshold + jnp.maximum((excess - total) / count, 0), count, before
 
     return lax.while_loop(unsettled, rise, (start, everything, everything + 1))[0]
-
-
-def _beyond(runs, threshold):
-    """By how much all entries beyond the threshold exceed it, and how many reach it, in one pass."""
-    excess = runs - threshold[..., None]
-    reaches = excess >= 0
-    terms = jnp.where(reaches, excess, 0), reaches.astype(jnp.int32)
-    nothing = jnp.zeros((), runs.dtype), jnp.int32(0)
-    sums = lax.reduce(terms, nothing, lambda a, b: (a[0] + b[0], a[1] + b[1]), (runs.ndim - 1,))
-    return [jnp.sum(s, axis=-1, keepdims=True) for s in sums]
-
-
-def _in_runs(x, fill):
-    """The last axis as rows of equal length, not longer than a run: filled up, and no copy where that is not needed."""
-    *batch, n = x.shape
-    rows = -(-n // _RUN)
-    length = -(-n // rows)
-    padded = jnp.pad(x, [(0, 0)] * len(batch) + [(0, rows * length - n)], constant_values=fill)
-    return padded.reshape(*batch, rows, length)

@@ -1,14 +1,25 @@
 """Sets of arrays with few non-zeros: the groups of largest norm, or a mask that is given."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
-from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan, to_unit
-from jaxcomp.constraints._select import select_stored, stored
+from jaxcomp.constraints._constraint import (
+    Constraint,
+    Footprint,
+    all_finite,
+    check_range,
+    dense_footprint,
+    finite_or_nan,
+    to_unit,
+)
+from jaxcomp.constraints._select import select_over, select_stored, stored
 from jaxcomp.constraints._views import View, elements
 
 
@@ -41,10 +52,22 @@ class Sparse(Constraint):
     multiple: int = dataclasses.field(default=1, metadata={"static": True})
 
     def project(self, x: jax.Array) -> jax.Array:
-        keep = select_stored(group_norms(x, self.view), self.kept(self.view.sizes(x.shape).groups))
-        tiles, _ = self.view.tiles(x)
-        kept = jnp.where(self.view.hand_out(keep, x.shape), tiles, jnp.zeros((), x.dtype))
-        return finite_or_nan(x, self.view.untile(kept, x.shape))
+        x, norms = _scored(x, self.view)
+        norms, pools = self.view.line_up(norms, x.shape)
+        keep = select_stored(norms, self.kept(self.view.sizes(x.shape).groups), norms.ndim - pools)
+        keep = self.view.spread(self.view.hand_out(keep, x.shape), x.shape)
+        return finite_or_nan(x, jnp.where(keep, x, jnp.zeros((), x.dtype)))
+
+    def project_union(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+        """The projection of all entries of several arrays as one pool, where every weight is a group; none is moved."""
+        wide = jnp.result_type(*arrays)
+        held = [stored(x.astype(wide)) for x in arrays]
+        sound, keep = all_finite(*held), select_over(held, self.kept(sum(x.size for x in arrays)))
+        nothing = jnp.zeros((), wide)
+        return [
+            jnp.where(sound, jnp.where(mask, z, nothing), jnp.nan).astype(x.dtype)
+            for x, z, mask in zip(arrays, held, keep, strict=True)
+        ]
 
     def kept(self, groups: int | np.ndarray) -> jax.Array:
         """How many of so many groups are kept."""
@@ -109,13 +132,14 @@ def group_footprint(x: jax.Array, view: View) -> Footprint:
     """Storage of a leaf whose zero groups are left out: a bit for every group, or ceil(log2) bits for each kept."""
     sizes = view.sizes(x.shape)
     tiles, inside = view.tiles(x)
-    used = view.collect(jnp.any(tiles != 0, axis=inside, keepdims=True), x.shape)
-    groups = np.broadcast_to(sizes.groups, len(used))
+    used, pools = view.line_up(jnp.any(tiles != 0, axis=inside, keepdims=True), x.shape)
+    groups = np.broadcast_to(sizes.groups, math.prod(used.shape[:pools])).reshape(used.shape[:pools])
+    elements = np.reshape(sizes.elements, used.shape if np.ndim(sizes.elements) else ())
     address = np.ceil(np.log2(np.maximum(groups, 1)))
-    per_pool = jnp.sum(used, axis=1, dtype=jnp.float32)
+    per_pool = jnp.sum(used, axis=tuple(range(pools, used.ndim)), dtype=jnp.float32)
     return dataclasses.replace(
         dense_footprint(x, view.layout),
-        values=jnp.sum(used * jnp.asarray(sizes.elements), dtype=jnp.int32),
+        values=jnp.sum(used * jnp.asarray(elements), dtype=jnp.int32),
         index_bits=jnp.minimum(jnp.float32(groups.sum()), jnp.sum(per_pool * address, dtype=jnp.float32)),
         group_density=jnp.sum(per_pool) / sizes.total,
     )
@@ -124,18 +148,25 @@ def group_footprint(x: jax.Array, view: View) -> Footprint:
 def unit_of_groups(tiles: jax.Array, inside: tuple[int, ...]) -> jax.Array:
     """`to_unit` of the groups of tiles, whose elements lie along the axes ``inside``; it broadcasts with them."""
     largest = jnp.max(jnp.abs(tiles), axis=inside, keepdims=True)
-    return to_unit(largest.reshape(1, -1, 1)).reshape(largest.shape)
+    return to_unit(largest[None, None, None])[0, 0, 0]  # axes run into one would be gathered on a mesh
 
 
 def group_norms(x: jax.Array, view: View) -> jax.Array:
-    """Scores that order the groups by norm, ``[pools, groups]``: root mean squares of numbers brought to about 1.
+    """Scores that order the groups by norm, ``[pools, groups]``."""
+    return view.collect(jnp.abs(_scored(x, view)[1]), x.shape)
 
-    Plain squares would vanish or overflow where groups differ by many orders of magnitude.
+
+def _scored(x: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
+    """A leaf, and scores that order the groups of its tiles: root mean squares of numbers brought to about 1.
+
+    Plain squares would vanish or overflow where groups differ by many orders of magnitude. Of single weights the scores
+    are the tiles themselves, signs and all: a copy of a leaf is much memory.
     """
     tiles, inside = view.tiles(x)
-    if np.max(view.sizes(x.shape).elements) == 1:
-        return view.collect(stored(jnp.abs(tiles)), x.shape)
-    tiles = tiles.astype(jnp.promote_types(x.dtype, jnp.float32))
-    unit = unit_of_groups(tiles, inside)
-    energy = jnp.mean(jnp.square(tiles * unit), axis=inside, keepdims=True)
-    return view.collect(stored(jnp.sqrt(energy) / unit), x.shape)
+    if all(tiles.shape[axis] == 1 for axis in inside):
+        x = stored(x)
+        return x, view.tiles(x)[0]
+    wide = tiles.astype(jnp.promote_types(tiles.dtype, jnp.float32))
+    unit = unit_of_groups(wide, inside)
+    energy = jnp.mean(jnp.square(wide * unit), axis=inside, keepdims=True)
+    return x, stored(lax.stop_gradient(jnp.sqrt(energy) / unit))

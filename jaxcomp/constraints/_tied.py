@@ -1,12 +1,15 @@
 """Sets of arrays whose groups share one value, or one magnitude."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
+from jaxcomp.constraints._groupwise import groupwise
+from jaxcomp.constraints._shards import total
 from jaxcomp.constraints._views import View
 
 
@@ -37,26 +40,23 @@ class Tied(Constraint):
         return self.signs == "tied"
 
     def project(self, x: jax.Array) -> jax.Array:
-        parts = self.view.split(x)
+        return finite_or_nan(x, groupwise(Tied._tied, self.view, self, x))
+
+    def _tied(self, parts: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
         if self.signs == "free":
-            tied = jnp.where(parts < 0, -1, 1) * self._mean(jnp.abs(parts), x.shape)
-        else:
-            tied = self._mean(parts, x.shape)
-        tied = jnp.broadcast_to(tied, parts.shape).astype(x.dtype)
-        return finite_or_nan(x, self.view.merge(tied, x.shape))
+            return jnp.where(parts < 0, -1, 1) * self._mean(jnp.abs(parts), shape, names)
+        return jnp.broadcast_to(self._mean(parts, shape, names), parts.shape)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """The mean of ``v`` over every group; where signs are free, that of its pull on the magnitudes."""
-        move = self.view.split(v)
         if self.signs == "free":
-            parts = self.view.split(x)
-            sign = jnp.where(parts < 0, -1, 1).astype(v.dtype)
-            # A magnitude does not pass zero: there the signs, which are not stored twice, would be lost.
-            change = jnp.maximum(self._mean(sign * move, x.shape), -jnp.abs(parts))
-            tied = sign * change.astype(v.dtype)
-        else:
-            tied = jnp.broadcast_to(self._mean(move, x.shape), move.shape).astype(v.dtype)
-        return self.view.merge(tied, x.shape)
+            return groupwise(Tied._pulled, self.view, self, x, v)
+        return groupwise(Tied._tied, self.view, self, v)
+
+    def _pulled(self, parts: jax.Array, move: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
+        sign = jnp.where(parts < 0, -1, 1).astype(move.dtype)
+        # A magnitude does not pass zero: there the signs, which are not stored twice, would be lost.
+        return sign * jnp.maximum(self._mean(sign * move, shape, names), -jnp.abs(parts))
 
     def footprint(self, x: jax.Array) -> Footprint:
         """One number a group; where signs are free, a bit a weight besides."""
@@ -75,9 +75,9 @@ class Tied(Constraint):
             raise ValueError(f"signs must be 'tied' or 'free', found {self.signs!r}")
         self.view.sizes(x.shape)
 
-    def _mean(self, parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def _mean(self, parts: jax.Array, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
         """Over the real elements of every group; padding is zero and does not count."""
         count = np.asarray(self.view.sizes(shape).elements, np.float32)
         count = count[..., None] if count.ndim else count
-        wide = parts.astype(jnp.promote_types(parts.dtype, jnp.float32))
-        return jnp.sum(wide, axis=2, keepdims=True) / np.maximum(count, 1)
+        sums = jnp.sum(parts, axis=2, keepdims=True)
+        return total(sums, names) / total(jnp.asarray(np.maximum(count, 1)), names)

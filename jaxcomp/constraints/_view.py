@@ -8,16 +8,25 @@ elements. That is all that tells block pruning from N:M sparsity, or filter prun
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxcomp.constraints._layout import Layout
 
 _NAMES = {"o": ("R", "r"), "i": ("C", "c"), "t": ("t", "t")}  # of what cutting an axis makes: which tile, where in it
+
+
+class Grain(NamedTuple):
+    """How an axis of a leaf may be cut into pieces that hold whole tiles."""
+
+    unit: int  # entries of which a piece holds a multiple
+    shared: bool  # whether a group goes on in the next piece
 
 
 class Sizes(NamedTuple):
@@ -93,7 +102,7 @@ class View:
 
     def split(self, x: Any) -> Any:
         """``x`` as ``[pools, groups, elements]``, padded with zeros where the tiles are uneven."""
-        if self._is_flat:
+        if self.is_flat:
             return x.reshape(1, -1, 1)
         if self._is_whole:
             return x.reshape(1, 1, -1)
@@ -102,7 +111,7 @@ class View:
 
     def merge(self, parts: Any, shape: tuple[int, ...]) -> Any:
         """The inverse of `split` for a leaf of this shape; what stands in the padding is dropped."""
-        if self._is_flat or self._is_whole:
+        if self.is_flat or self._is_whole:
             return parts.reshape(shape)
         cut = _cut(self, shape)
         return self._leaf(_in_order(parts, cut.lengths, cut), cut, shape)
@@ -113,32 +122,69 @@ class View:
         What is true of a group is found by a reduction over those, ``keepdims=True``. To `split` first would cost more
         than that takes.
         """
-        if self._is_flat or self._is_whole:
-            return x, () if self._is_flat else tuple(range(x.ndim))
+        if self.is_flat or self._is_whole:
+            return x, () if self.is_flat else tuple(range(x.ndim))
         cut = _cut(self, x.shape)
         return self._tiles(x, cut), tuple(axis for axis, part in enumerate(cut.parts) if part == 2)
 
     def untile(self, tiles: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The inverse of `tiles` for a leaf of this shape."""
-        return tiles if self._is_flat or self._is_whole else self._leaf(tiles, _cut(self, shape), shape)
+        return tiles if self.is_flat or self._is_whole else self._leaf(tiles, _cut(self, shape), shape)
+
+    def spread(self, groups: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """A leaf of this shape whose entries repeat what ``groups``, which broadcasts with `tiles`, says of theirs.
+
+        What is chosen by it is chosen in the leaf's own shape: of another XLA would make a copy.
+        """
+        if self.is_flat or self._is_whole:
+            return jnp.broadcast_to(groups, shape)
+        return self.untile(jnp.broadcast_to(groups, _cut(self, shape).lengths), shape)
 
     def collect(self, found: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """``[pools, groups]`` of what was found of the groups of `tiles`."""
-        if self._is_flat or self._is_whole:
-            return found.reshape(1, -1)
+        counts = (1, -1) if self.is_flat or self._is_whole else _cut(self, shape).counts[:2]
+        return self.line_up(found, shape)[0].reshape(counts)
+
+    def line_up(self, found: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, int]:
+        """What was found of the groups of `tiles`, and how many of its axes count pools: they come first.
+
+        `collect` runs axes into one, for which a leaf that is sharded along two of them must be brought together.
+        """
+        if self.is_flat or self._is_whole:
+            return found, 0
         cut = _cut(self, shape)
-        return found.transpose(cut.order).reshape(cut.counts[:2])
+        # Of a constant that is transposed XLA would read the bits in the wrong order.
+        return lax.optimization_barrier(found.transpose(cut.order)), cut.parts.count(0)
 
     def hand_out(self, groups: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """The inverse of `collect`: an array that broadcasts with `tiles`."""
-        if self._is_flat or self._is_whole:
-            return groups.reshape(shape if self._is_flat else (1,) * len(shape))
+        """The inverse of `collect`, and of `line_up`: an array that broadcasts with `tiles`."""
+        if self.is_flat or self._is_whole:
+            return groups.reshape(shape if self.is_flat else (1,) * len(shape))
         cut = _cut(self, shape)
         return _in_order(groups, [1 if part == 2 else n for n, part in zip(cut.lengths, cut.parts, strict=True)], cut)
 
     def sizes(self, shape: tuple[int, ...]) -> Sizes:
         """Real groups a pool and real elements a group for a leaf of this shape."""
         return _sizes(self, tuple(shape))
+
+    def grains(self, shape: tuple[int, ...]) -> tuple[Grain, ...]:
+        """For every axis of a leaf of this shape, what pieces of it can be split as the leaf is."""
+        layout, sides = self._layout(shape), {"o": self.rows, "i": self.columns}
+        self.tile(shape)  # raises where it does not fit
+        found, minor = {}, {"o": 1, "i": 1, "t": 1}
+        for axis in reversed(layout._order()):
+            letter, n = layout.axes[axis], shape[axis]
+            kind = letter if letter in "oi" else "i" if self.taps == "columns" else "t"
+            side, (which, within) = sides.get(kind, 1), _NAMES[kind]
+            unit = 1
+            if side not in (1, None):
+                # Of axes that run into one another and are cut into tiles, only the first may be cut into pieces.
+                first = minor[kind] * n == self._total(kind, shape)
+                unit = side // math.gcd(side, minor[kind])
+                unit = unit if first and n % unit == 0 else n
+            found[axis] = Grain(unit, (within if side is None else which) not in self.pools + self.groups)
+            minor[kind] *= n
+        return tuple(found[axis] for axis in range(len(shape)))
 
     def labels(self, shape: tuple[int, ...], axis: str = "groups") -> np.ndarray:
         """A leaf of this shape whose entries are the number of the group (or pool) they belong to."""
@@ -148,7 +194,7 @@ class View:
         return self.merge(np.broadcast_to(number[:, :, None], ones.shape), shape)
 
     @property
-    def _is_flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Whether every weight is a group of its own in one pool: then the leaf's own order will do."""
         single = (self.rows, self.columns, self.taps, self.pools) == (1, 1, "columns", "")
         return single and set("RC") <= set(self.groups)
@@ -165,6 +211,10 @@ class View:
         """Outputs, columns that tiles are cut from, and taps of each."""
         outputs, channels, taps = self._layout(shape).sizes(shape)
         return (outputs, channels * taps, 1) if self.taps == "columns" else (outputs, channels, taps)
+
+    def _total(self, kind: str, shape: tuple[int, ...]) -> int:
+        """Outputs, inputs or taps."""
+        return self._matrix(shape)["oit".index(kind)]
 
     def _tiles(self, x: Any, cut: "_Cut") -> Any:
         """``x`` with its axes cut, in their own order; its matrix where tiles do not follow them."""
@@ -243,7 +293,7 @@ def _in_order(parts: Any, lengths: Sequence[int], cut: _Cut) -> Any:
 def _sizes(view: View, shape: tuple[int, ...]) -> Sizes:
     if view.layout is not None:
         view.layout.sizes(shape)  # raises where they do not fit
-    if view._is_flat:
+    if view.is_flat:
         weights = int(np.prod(shape, dtype=int))
         return Sizes(weights, weights, 1)
     cut = _cut(view, shape)

@@ -37,6 +37,7 @@ def lost(x, density):
     ],
     ids=["one kind", "several kinds", "narrow"],
 )
+@pytest.mark.slow
 def test_a_budget_keeps_the_contract(options, dtype):
     rng = np.random.default_rng(0)
     x = {path: jnp.asarray(rng.normal(size=shape), dtype) for path, shape in {"a": (3, 4), "b": (5,)}.items()}
@@ -50,6 +51,7 @@ def test_a_budget_keeps_the_contract(options, dtype):
     costs=st.lists(st.integers(0, 9), min_size=9, max_size=9),
     spare=st.integers(0, 20),
 )
+@pytest.mark.slow
 def test_the_choice_is_the_best_of_all_that_can_be_afforded(a, b, c, costs, spare):
     x = {"a": a, "b": b, "c": c}
     costs = {path: np.array(costs[3 * i : 3 * i + 3]) for i, path in enumerate(x)}
@@ -70,6 +72,7 @@ def test_the_choice_is_the_best_of_all_that_can_be_afforded(a, b, c, costs, spar
     budget=st.floats(5, 20),
     units=st.sampled_from([7, 100, 10_000]),
 )
+@pytest.mark.slow
 def test_rounding_of_costs_never_exceeds_the_budget(costs, budget, units):
     costs = {path: np.array(sorted(costs[3 * i : 3 * i + 3])) for i, path in enumerate(X)}
     least = sum(np.ceil(c.min() / budget * units) for c in costs.values())
@@ -83,6 +86,7 @@ def test_rounding_of_costs_never_exceeds_the_budget(costs, budget, units):
     assert sum(costs[path][o] for path, o in kept.items()) <= budget * (1 + 3e-6)
 
 
+@pytest.mark.slow
 def test_each_leaf_wastes_at_most_a_unit():
     """Costs of a third of the budget: with 10 units each is rounded up to 4, so that only two are afforded."""
     costs = {path: [0, 1] for path in X}
@@ -105,6 +109,7 @@ def test_among_equals_a_leaf_takes_the_cheaper_then_the_first():
     assert made.each(zero) == {"a": options[2], "b": options[0]}
 
 
+@pytest.mark.slow
 def test_a_budget_may_be_traced_and_buys_no_worse_for_more():
     traces = []
 
@@ -134,6 +139,7 @@ def test_one_bad_weight_makes_every_leaf_nan():
         assert all(np.isnan(leaf).all() for leaf in near.values())
 
 
+@pytest.mark.slow
 def test_without_costs_an_option_costs_the_bits_it_stores():
     x = {"a": jnp.arange(1.0, 17).reshape(4, 4), "b": jnp.arange(1.0, 9)}
     options = Sparse(0.25, elements()), Quantized(Uniform(4)), Sparse(1.0)
@@ -169,6 +175,7 @@ def test_constants_of_options_are_fitted_leaf_by_leaf():
     assert (near["a"].tolist(), near["b"].tolist()) == ([5, 0], [0, 5])
 
 
+@pytest.mark.slow
 def test_updates_move_a_leaf_within_its_option_though_the_budget_would_allow_another():
     made = Budget(SPARSE, budget=3, costs=BY_SIZE, units=3)
     near = made.project(X)  # [3, 2], [0, 0], [0, 4]
@@ -177,6 +184,7 @@ def test_updates_move_a_leaf_within_its_option_though_the_budget_would_allow_ano
     assert made.each(grown) == {"a": SPARSE[2], "b": SPARSE[0], "c": SPARSE[1]}
 
 
+@pytest.mark.slow
 def test_many_steps_of_rounding_do_not_leave_the_budget():
     """Scales multiplied a thousand times drift off their levels by more than is forgiven."""
     options = Quantized(Ternary()), Quantized(Uniform(6))

@@ -33,7 +33,7 @@ def test_means_of_rows_which_one_reading_of_the_paper_takes_would_forget_a_circu
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("b", [1, 2, 3, 4])
+@pytest.mark.parametrize("b", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("axes", SHAPES)
 def test_unpack_is_the_exact_inverse_of_pack_on_members(axes, b, dtype):
     x = member(axes, b, dtype)

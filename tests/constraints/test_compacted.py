@@ -81,6 +81,7 @@ def test_what_is_left_is_cut_into_fragments_along_the_inputs_of_an_output(axes):
     np.testing.assert_array_equal(kept, wanted)
 
 
+@pytest.mark.slow
 def test_after_structured_pruning_fragments_lie_on_the_compacted_matrix_and_not_on_the_whole():
     x = jax.random.normal(jax.random.key(0), (12, 8))  # flax: 12 inputs, 8 outputs
     x = x.at[np.array([0, 2, 6, 9, 10, 11])].multiply(0.01)  # leaves 1, 3, 4 and 5, 7, 8
@@ -103,6 +104,7 @@ def cases():
 
 
 @pytest.mark.parametrize("name, axes, dtype", list(cases()))
+@pytest.mark.slow
 def test_compacted_keeps_the_contract(name, axes, dtype):
     x = jax.random.normal(jax.random.key(2), SHAPES[axes]).astype(DTYPES[dtype])
     compacted = Compacted(INNER[name], layout=Layout(axes))
@@ -218,6 +220,7 @@ def test_scattered_zeros_free_nothing_and_only_compaction_does():
     assert (int(crossbars(half, 16, 16)), int(crossbars(half, 16, 16, compact=False))) == (8, 16)
 
 
+@pytest.mark.slow
 def test_published_reduction_of_forms_is_pruning_times_cells_times_arrays():
     """LeNet-5: 185.44 = 23.18 by pruning, 4 from 32 to 8 bits in cells of 2, 2 by polarisation, where sizes align."""
     side, tiles, left = 4, (19, 61), (5, 10)  # 1159 arrays of which 50 are left: 23.18

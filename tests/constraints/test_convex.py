@@ -117,6 +117,7 @@ def _twice(constraint, x):
 
 
 @given(x=arrays(12), number=st.sampled_from([0.5, 2.0]))
+@pytest.mark.slow
 def test_values_and_derivatives_are_those_of_optax(x, number):
     away = np.linspace(0.5, 1, 12, dtype=np.float32)
     for kind, reference in (

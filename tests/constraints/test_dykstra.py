@@ -75,12 +75,31 @@ def test_affine_sets_and_cones_join_in():
     np.testing.assert_allclose(project(dykstra, x), [[3.0, 0.0], [0.0, 3.0]], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_residual_tells_whether_the_sweeps_were_enough():
     x = 3 * jax.random.normal(jax.random.key(0), (6, 7))
     parts = L1Ball(1.0, outputs()), L1Ball(1.0, inputs())
     assert Dykstra(*parts).residual(x) <= 1.2e-7
     assert Dykstra(*parts, sweeps=3).residual(x) > 1e-4
     assert energy(x - project(Dykstra(*parts), x)) < energy(x - project(Chain(*parts), x))
+
+
+def test_of_one_set_nothing_is_left_to_settle():
+    x = 3 * jax.random.normal(jax.random.key(0), (6, 7))
+    assert Dykstra(L1Ball(1.0)).residual(x) == 0
+    np.testing.assert_allclose(project(Dykstra(L1Ball(1.0)), x), project(L1Ball(1.0), x), atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_jacobian_shares_a_change_among_the_weights_at_no_bound_and_is_symmetric(order):
+    """Of a capped simplex: the identity less the mean, on what lies between 0 and the cap."""
+    x = jnp.array([1.0, 1.2, 3.0, -0.5, 0.9])
+    free = np.array([1, 1, 0, 0, 1])
+    dykstra = Dykstra(*(Simplex(2.0), Box(0.0, 0.75))[::order])
+    jacobian = jax.jit(jax.jacfwd(dykstra.project))(x)
+    np.testing.assert_allclose(jacobian, np.diag(free) - np.outer(free, free) / 3, atol=1e-4)
+    v = jnp.arange(5.0)
+    np.testing.assert_allclose(jax.jvp(dykstra.project, (x,), (v,))[1], v @ jacobian, atol=1e-4)
 
 
 def test_it_prints_and_is_rebuilt_like_a_chain():
@@ -107,6 +126,7 @@ CONSTRAINTS = {
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.slow
 def test_intersections_keep_the_contract(name, dtype):
     x = jax.random.normal(jax.random.key(1), (7, 5)).astype(dtype)
     check_constraint(CONSTRAINTS[name](Layout("io")), x)

@@ -159,6 +159,7 @@ def test_a_member_of_a_free_budget_keeps_what_its_rows_need_though_its_banks_nee
 
 
 @pytest.mark.parametrize("free", [False, True])
+@pytest.mark.slow
 def test_a_scattered_strip_is_a_strip_of_outputs_in_another_order(free):
     x, order = normal(7, 24), np.random.default_rng(1).permutation(7)
     scattered = GatherScatter(0.4, 4, rows=2, free=free, layout=MATRIX, scatter=True, order=order)
@@ -166,6 +167,7 @@ def test_a_scattered_strip_is_a_strip_of_outputs_in_another_order(free):
     np.testing.assert_array_equal(project(scattered, x)[order], project(adjacent, x[order]))
 
 
+@pytest.mark.slow
 def test_outputs_of_one_strip_have_similar_numbers_of_large_weights():
     x = normal(16, 64) * np.where(np.arange(16) % 2, 3, 1).astype(np.float32)[:, None]
     adjacent, scattered = (GatherScatter(0.25, 4, 2, True, MATRIX, scatter) for scatter in (False, True))

@@ -73,6 +73,7 @@ QUICK = {("coupled channels", "float32"), ("one value", "bfloat16"), ("masks", "
         for case in itertools.product(JOINT, ("float32", "bfloat16"))
     ],
 )
+@pytest.mark.slow
 def test_every_joint_constraint_keeps_the_contract(name, dtype):
     check_constraint(JOINT[name], weights(dtype))
 
@@ -167,6 +168,7 @@ def test_one_scale_serves_all_leaves():
     assert (found["a"].tolist(), found["b"].tolist()) == ([3, -3], [[3]])
 
 
+@pytest.mark.slow
 def test_leaves_keep_their_own_dtypes():
     x = {"a": jnp.array([1.0, 2.0], jnp.bfloat16), "b": jnp.array([3.0])}
     together = Together(Sparse(2 / 3))
@@ -324,6 +326,7 @@ def test_a_leaf_that_is_no_float_is_named():
 # --- several at once ---
 
 
+@pytest.mark.slow
 def test_layers_may_share_inputs_with_one_neighbour_and_outputs_with_the_other():
     x = weights(shapes={"a": (3, 4), "b": (4, 6), "c": (6, 2)})
     chain = JointChain(Coupled(HALF, {"a": outputs(), "b": inputs()}), Coupled(HALF, {"b": outputs(), "c": inputs()}))

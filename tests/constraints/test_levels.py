@@ -50,6 +50,7 @@ def test_the_derivative_to_bits_is_the_step_to_the_projection_at_one_bit_more(fa
 
 
 @with_bits
+@pytest.mark.slow
 def test_the_slope_of_a_squared_error_by_bits_has_the_sign_and_two_to_four_times_the_size_of_its_step(family):
     error = jax.jit(jax.value_and_grad(lambda bits: jnp.sum(jnp.square(WEIGHTS - family(bits).project(WEIGHTS)))))
     (now, slope), (finer, _) = error(3.0), error(4.0)
@@ -60,6 +61,7 @@ def test_the_slope_of_a_squared_error_by_bits_has_the_sign_and_two_to_four_times
 
 
 @with_bits
+@pytest.mark.slow
 def test_derivatives_to_bits_agree_under_vmap_and_leave_those_to_weights_alone(family):
     def loss(bits, x):
         return jnp.sum(jnp.sin(family(bits).project(x)))
@@ -131,6 +133,7 @@ def test_conductances_go_by_their_ratio_unless_the_scale_is_fixed():
     np.testing.assert_array_equal(np.sign(fixed), np.sign(WEIGHTS))
 
 
+@pytest.mark.slow
 def test_an_error_may_be_differentiated_by_the_ends_of_a_cell():
     def error(low):
         return jnp.sum(jnp.square(WEIGHTS - Quantized(Conductances(low, 1.0, 8)).project(WEIGHTS)))
@@ -181,6 +184,7 @@ def test_the_error_of_an_affine_grid_is_near_the_least_of_all_codes():
         assert np.mean(ratio < 1 + 1e-4) >= share and error.sum() / least.sum() < mean and ratio.max() < most
 
 
+@pytest.mark.slow
 def test_an_affine_grid_follows_weights_that_are_not_symmetric():
     x = np.random.default_rng(0).uniform(2, 3, size=(4, 512)).astype(np.float32)
     affine, symmetric = (project(c, x) for c in (Affine(4.0, outputs(MATRIX)), WITH_BITS["uniform"](4.0)))
@@ -256,5 +260,6 @@ def test_what_cannot_be_is_an_error_that_shows_it(constraint, message):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_every_kind_of_levels_keeps_the_contract(constraint, dtype):
     check_constraint(constraint, jax.random.normal(jax.random.key(0), (3, 1, 3, 5)).astype(dtype))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxcomp.constraints import select_top
-from jaxcomp.constraints._select import _LARGE, _SMALL
+from jaxcomp.constraints._search import LARGE as _LARGE
+from jaxcomp.constraints._select import _SMALL
 
 SAMPLED = _LARGE + 1  # of so many scores a sample places the first thresholds
 DIVISIBLE = _LARGE + 40  # in rows of equal length, where SAMPLED is filled up
