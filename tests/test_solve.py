@@ -103,6 +103,7 @@ def test_other_numbers_trace_nothing_anew():
     assert counts == counts[:1] * len(NUMBERS)
 
 
+@pytest.mark.slow
 def test_it_can_be_compiled_and_mapped_over_numbers():
     def solved(rho, density):
         solution = run(solver=jc.ADMM({"w": jc.Sparse(density)}, rho=rho))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, gather, project, scatter
@@ -109,7 +110,7 @@ class SLR(Solver):
     def init(self, params: Any) -> SLRState:
         w = wide(self.spec, params)
         z = project(self.spec, w)
-        multipliers = jax.tree.map(jnp.zeros_like, z)
+        multipliers = {path: shard_alike(x, jnp.zeros_like(x))[1] for path, x in z.items()}  # each where the leaf lies
         rho = jnp.asarray(self.rho, jnp.float32)
         return SLRState(
             z=z,

@@ -213,6 +213,7 @@ def test_filters_are_columns_of_a_crossbar_and_weight_positions_its_rows():
     assert int(crossbars(jnp.ones((50, 20, 5, 5)), 128, 64, Layout("oihw"))) == 4 * 1
 
 
+@pytest.mark.slow
 def test_scattered_zeros_free_nothing_and_only_compaction_does():
     x = project(Sparse(0.5), jax.random.normal(jax.random.key(0), (64, 64)))
     assert int(crossbars(x, 16, 16)) == 16

@@ -57,6 +57,7 @@ def test_groups_that_no_piece_could_hold_keep_their_axis_whole():
 
 
 @given(st.lists(st.floats(0, 8, width=32), min_size=1, max_size=20))
+@pytest.mark.slow
 def test_the_best_number_in_order_on_one_device(numbers):
     x = jnp.array(numbers, jnp.float32)
     ordered, before = descending_over(x)

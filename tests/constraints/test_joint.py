@@ -200,6 +200,7 @@ def test_densities_trace_once_and_vmap():
         np.testing.assert_array_equal(mapped, jnp.stack([found[path] for found in loop]))
 
 
+@pytest.mark.slow
 def test_a_vector_s_storage_is_shared_out_among_its_leaves():
     x = {"a": jnp.arange(8.0).reshape(2, 4), "b": jnp.zeros(8).at[0].set(9.0)}
     sparse, kept = Together(Sparse(0.25)), {"a": 3, "b": 1}

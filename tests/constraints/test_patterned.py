@@ -216,6 +216,7 @@ def test_where_fewer_patterns_occur_than_asked_for_empty_ones_fill_up_and_cost_n
     assert Patterned(patterns=8, layout=FLAT).fit(x[:, :1]).library.shape == (1, 9)  # one kernel, one pattern
 
 
+@pytest.mark.slow
 def test_fit_can_be_compiled_and_mapped_over_leaves():
     leaves = jax.random.normal(jax.random.key(0), (3, 3, 3, 4, 4))
     mapped = jax.jit(jax.vmap(Patterned(patterns=4).fit))(leaves)
@@ -242,6 +243,7 @@ def test_retraining_neither_changes_patterns_nor_brings_back_what_is_zero():
     assert patterned.violation(x + v) > 1  # which a free step would not hold
 
 
+@pytest.mark.slow
 def test_a_kernel_kept_takes_35_bits_at_8_patterns_and_8_bit_weights_and_its_place():
     x = jax.random.normal(jax.random.key(0), (3, 3, 16, 16))
     patterned = Patterned(CROSSES_AND_CORNERS, density=0.25)

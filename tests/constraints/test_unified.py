@@ -139,6 +139,7 @@ def test_groups_of_one_weight_lose_nothing_by_being_unified():
 
 
 @pytest.mark.parametrize("n, lost", [(2, 0.182), (4, 0.273), (8, 0.318), (16, 0.341)])
+@pytest.mark.slow
 def test_unifying_normal_groups_loses_the_share_of_energy_that_theory_says(n, lost):
     x = np.random.default_rng(0).normal(size=(20_000, n)).astype(np.float32)
     error = energy(x - project(Unified(1.0, view=fragments(n, MATRIX)), x))
@@ -173,6 +174,7 @@ def test_one_program_serves_all_shares():
     np.testing.assert_array_equal(jax.jit(jax.vmap(unify))(u, p), loop)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_projection_averages_unified_groups_and_is_zero_on_pruned_ones():
     x = jnp.array([[2.0, -2.5], [0.1, 0.3], [5.0, 1.0]])
     pull = jnp.array([[1.0, 3.0], [1.0, 1.0], [5.0, 7.0]])
@@ -211,6 +213,7 @@ def test_no_more_groups_are_held_than_are_asked_for_though_others_have_one_magni
     assert float(constraint.violation(x + move)) == 0
 
 
+@pytest.mark.slow
 def test_a_group_of_eight_at_eight_bits_takes_sixteen_instead_of_sixty_four():
     x = jax.random.normal(jax.random.key(0), (4, 16))
     chain = Chain(Unified(1.0, view=fragments(8, MATRIX)), Quantized(Uniform(8), whole(MATRIX)))
@@ -219,6 +222,7 @@ def test_a_group_of_eight_at_eight_bits_takes_sixteen_instead_of_sixty_four():
     assert (found.values, found.value_bits, found.bits) == (groups_, 8, groups_ * 16 + scale)
 
 
+@pytest.mark.slow
 def test_storage_is_magnitudes_and_signs_of_unified_groups_whole_free_ones_and_a_code_a_group():
     x = jnp.array([[2.0, -2.0, 1.0, 1.0, 3.0], [0.0, 0.0, 1.0, 3.0, 4.0]])  # fragments of 2, 2 and 1
     found = jax.jit(lambda c, x: c.footprint(x))(Unified(0.5, 1 / 6, fragments(2, MATRIX)), x)

@@ -13,6 +13,7 @@ from experiments.__main__ import main
 from jaxcomp import Readout
 
 
+@pytest.mark.slow
 def test_weights_and_inputs_of_every_layer_are_whole_numbers_that_the_macro_knows():
     seen = {}
 
@@ -37,6 +38,7 @@ def test_windows_are_those_of_a_convolution():
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_perfect_macro_computes_the_network_itself():
     params, images = network.init(jax.random.key(0)), jnp.asarray(_data.load("digits").test.image[:4])
     readout = Readout(adc_bits=jnp.inf, weight_bits=network.WEIGHT_BITS, encoding="plus_minus")

@@ -20,6 +20,7 @@ def lenet():
     return model, model.init(jax.random.key(0), images[:1])["params"], images
 
 
+@pytest.mark.slow
 def test_arrays_of_lenet_are_those_of_the_formula(lenet):
     model, params, images = lenet
     found = designs(workload(model, params, images), 8.0, (8,), {8: np.full(4, 16.0)})

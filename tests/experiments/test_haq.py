@@ -22,6 +22,7 @@ def study():
     return Study(_data.load("digits"), NUMBERS, seed=0)
 
 
+@pytest.mark.slow
 def test_the_network_does_the_products_that_its_workload_says():
     params = network.init(LAYERS, jax.random.key(0))
     images = jnp.zeros((2, 28, 28, 1))

@@ -27,6 +27,7 @@ def test_projecting_keeps_as_many_weights_as_the_rate_says_at_most(study, rate):
     assert kept == pytest.approx(430_500 / study.rate(rate), rel=0.01)
 
 
+@pytest.mark.slow
 def test_arrays_saved_are_those_counted_by_hand(study):
     params = jc.project(study.spec("19x"), study.task.init(0))
     spec = study._on_conductances(5)
@@ -36,6 +37,7 @@ def test_arrays_saved_are_those_counted_by_hand(study):
     assert study.saved(jc.footprint(spec, params)) == pytest.approx(1 - after / before)
 
 
+@pytest.mark.slow
 def test_levels_are_conductances_and_pruned_weights_stay_away(study):
     params = jc.project(study.spec("39x"), study.task.init(0))
     landed = jc.project(study._on_conductances(5), params)

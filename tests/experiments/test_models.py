@@ -117,6 +117,7 @@ def test_lenet5_computes_the_same_in_both_forms():
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lenet5_drops_hidden_units_in_training_only():
     model, x = LeNet5(), jax.random.uniform(jax.random.key(1), (2, 28, 28, 1))
     variables = model.init(jax.random.key(0), x)

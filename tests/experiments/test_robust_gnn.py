@@ -75,6 +75,7 @@ def test_changes_add_what_is_no_edge_and_delete_what_is_one(graph, params):
     np.testing.assert_array_equal(changes.at(jnp.array([1, -1])).weight, [1, 0])
 
 
+@pytest.mark.slow
 def test_candidates_join_a_node_in_doubt_to_one_that_is_called_another(graph, params):
     out = LOGITS(params, graph, _graphs.embedded(params, graph))
     search = jax.jit(_graphs.unlike_pairs, static_argnums=3)

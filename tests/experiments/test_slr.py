@@ -26,6 +26,7 @@ def test_every_method_gets_as_many_trials(comparison):
     assert len(trials) == 6 and {len(each) for each in trials.values()} == {6}
 
 
+@pytest.mark.slow
 def test_slr_gets_the_trials_of_admm(comparison):
     trials = comparison._trials()
     for admm, ours in slr._PAIRS.items():

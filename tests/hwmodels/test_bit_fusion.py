@@ -35,6 +35,7 @@ def test_no_device_does_more_than_its_peak():
         assert float(BitFusion().product(LAYER, Stored(weight_bits=bits, activation_bits=bits)).utilization) <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_signs_gradients_and_batches():
     bits, densities = (1, 2, 3, 4, 6, 8, 12, 16), (0.1, 0.3, 0.7, 1.0)
     array = BitFusion(bandwidth=1e9, buffer_bytes=4e3)

@@ -212,6 +212,7 @@ def test_cycles_that_are_skipped_save_time_and_conversions():
     ],
     ids=["forms", "isaac", "memristor"],
 )
+@pytest.mark.slow
 def test_keeps_the_contract_of_a_device(device):
     stored = Stored(weight_bits=5.3, activation_bits=7.3, output_density=0.7, input_density=0.63)
     check_device(device, LAYERS, stored, gap=0.5, faster=("rate_hz", "converters", "replicas"))

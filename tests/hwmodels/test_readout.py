@@ -55,6 +55,7 @@ def test_signal_to_noise_by_range_is_that_of_the_page():
         assert 10 * np.log10(exact.var() / np.var(error)) == pytest.approx(decibels, abs=0.4)
 
 
+@pytest.mark.slow
 def test_tiles_add_their_errors_as_independent_ones():
     readout, errors = Readout(adc_bits=20.0, clip=2.0**17, weight_bits=1, encoding="plus_minus", noise=8.0), []
     for tiles in (1, 4):
@@ -73,6 +74,7 @@ def test_read_noise_is_fresh_and_a_chip_stays_itself():
     assert (read(wrong, x, w, KEY) != read(wrong, x, w, other)).any()
 
 
+@pytest.mark.slow
 def test_equal_capacitors_average_what_is_unused_away_and_scaled_ones_change_nothing():
     x, w = operands("twos_complement", 4, 50)
     readout = Readout(adc_bits=jnp.inf)

@@ -100,6 +100,7 @@ def test_smooth_cycles_lie_above_the_tables_mappings_by_the_documented_bound(tab
     assert ratio.min() > 1 - 1e-5 and ratio.max() < 5 ** (1 / 64)
 
 
+@pytest.mark.slow
 def test_the_closed_form_fits_every_design_of_the_table(table):
     columns, device, layers, _, _ = table
     own = Spatial(device.levels, mac_pj=device.mac_pj)
@@ -198,6 +199,7 @@ def test_one_program_serves_many_mappings_and_designs():
     np.testing.assert_allclose(found, [edp(FITTING, 16.0, CONV), edp(MAPPING, 8.0, CONV)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_real_factors_have_derivatives_by_which_a_search_can_go():
     mode = Smooth(width=10.0)  # rounding up is nearly the identity
 

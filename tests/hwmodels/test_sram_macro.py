@@ -124,6 +124,7 @@ def test_a_layer_takes_the_operations_counted_by_hand():
     assert int(macro.cycles(layer, half)) == 25 * 2 * 2 and int(macro.storage_bits(layer, half)) == 90 * 160
 
 
+@pytest.mark.slow
 def test_keeps_the_contract_of_a_device():
     layers = Workload(
         (
