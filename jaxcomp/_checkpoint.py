@@ -1,15 +1,13 @@
 """A run on disk: one Orbax checkpoint a round, and a manifest that tells one run from another."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
-from jax.tree_util import keystr, tree_flatten_with_path
+
+from jaxcomp._fingerprint import differing, leaves_of, shapes_of, value_of, values_of
 
 _VERSION = 1
 
@@ -42,7 +40,7 @@ class Checkpoints:
             )
         notes = self._read(notes=ocp.args.JsonRestore())
         self.history = notes["history"]
-        differences = _differences(notes["manifest"], manifest)
+        differences = differing(notes["manifest"], manifest)
         if differences:
             raise ValueError(
                 f"{directory} holds another run, which cannot be resumed as this one:\n  " + "\n  ".join(differences)
@@ -85,51 +83,16 @@ def manifest(carry: Any, batches: Any, solver: Any, hold: dict[str, Any], **plan
     return {
         "version": _VERSION,
         "plan": plan,
-        "solver": {"class": type(solver).__name__} | _values(solver),
-        "spec": {path: repr(jax.tree.map(_value, constraint)) for path, constraint in solver.spec.items()},
-        "hold": {path: repr(jax.tree.map(_value, constraint)) for path, constraint in hold.items()},
-        "params": _values(carry.params),
-        "model_state": _values(carry.model_state),
-        "optimizer": _shapes(carry.opt_state),
-        "batches": "callable" if callable(batches) else _shapes(batches),
+        "solver": {"class": type(solver).__name__} | values_of(solver),
+        "spec": {path: repr(jax.tree.map(value_of, constraint)) for path, constraint in solver.spec.items()},
+        "hold": {path: repr(jax.tree.map(value_of, constraint)) for path, constraint in hold.items()},
+        "params": values_of(carry.params),
+        "model_state": values_of(carry.model_state),
+        "optimizer": shapes_of(carry.opt_state),
+        "batches": "callable" if callable(batches) else shapes_of(batches),
     }
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {keystr(keys, simple=True, separator="/"): leaf for keys, leaf in tree_flatten_with_path(tree)[0]}
 
 
 def _flat(tree: Any) -> dict[str, Any]:
     """Leaves under numbered names, in order: Orbax would take a '/' for a folder."""
-    return {f"{i:04d} {path.replace('/', '.')}": leaf for i, (path, leaf) in enumerate(_leaves(tree).items())}
-
-
-def _shape(leaf: Any) -> str:
-    return f"{leaf.dtype.name}{list(leaf.shape)}"
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    return {path: _shape(leaf) for path, leaf in _leaves(tree).items()}
-
-
-def _value(leaf: Any) -> Any:
-    """A scalar as it is, an array by shape and digest."""
-    keys = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
-    leaf = jax.random.key_data(leaf) if keys else leaf
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:  # the digest is of all that processes hold
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    value = np.asarray(leaf)
-    digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:12]
-    return value.item() if value.ndim == 0 else f"{_shape(value)} {digest}"
-
-
-def _values(tree: Any) -> dict[str, Any]:
-    return {path: _value(leaf) for path, leaf in _leaves(tree).items()}
-
-
-def _differences(found: Any, expected: Any, path: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        keys = [*expected, *(key for key in found if key not in expected)]
-        return [line for k in keys for line in _differences(found.get(k), expected.get(k), f"{path}/{k}".strip("/"))]
-    same = found == expected or (found != found and expected != expected)
-    return [] if same else [f"{path}: found {found}, expected {expected}"]
+    return {f"{i:04d} {path.replace('/', '.')}": leaf for i, (path, leaf) in enumerate(leaves_of(tree).items())}

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
+os.environ["COLUMNS"] = "200"  # tables are printed unwrapped: where a heading breaks depends on the figures under it
 
 import hypothesis
 import jax

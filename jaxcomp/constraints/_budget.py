@@ -175,11 +175,11 @@ class Budget(Joint):
         pads = {path: (0, most - len(errors[path])) for path in paths}
         table = jnp.stack([jnp.pad(errors[p], pads[p], constant_values=jnp.inf) for p in paths])
         costs = jnp.stack([jnp.pad(self._in_units(p), pads[p], constant_values=self.units + 1) for p in paths])
-        chosen, affordable = _least_sum(table, costs, self.units)
+        chosen, affordable = least_sum(table, costs, self.units)
         return dict(zip(paths, chosen, strict=True)), affordable
 
 
-def _least_sum(errors: jax.Array, costs: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+def least_sum(errors: jax.Array, costs: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
     """An entry of every row of ``errors`` so that their sum is least and that of ``costs``, integers, at most ``most``.
 
     The least error of the first rows is known for every sum of costs that they may have: row by row, so is that of

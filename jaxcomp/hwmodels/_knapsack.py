@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.constraints._budget import _least_sum as least_sum
+from jaxcomp.constraints._budget import least_sum
 
 ROUNDING = 1e-6  # within this share of it a cost counts as equal to the budget: float32's rounding of sums
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxcomp._checkpoint import _shape, _value
+from jaxcomp._fingerprint import leaves_of, shape_of, value_of
 from jaxcomp.sweeps._identity import code_key, name_of
 
 
@@ -20,7 +19,7 @@ def provenance(fn: Callable, prepare: Callable | None, version: str | None, args
     def said(value: Any) -> Any:
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             whole = not isinstance(value, jax.Array) or value.is_fully_addressable
-            return _value(value) if whole else _shape(value)
+            return value_of(value) if whole else shape_of(value)
         if value is None or isinstance(value, bool | int | float | str):
             return value
         return name_of(value) if version is not None else f"{name_of(value)}, code {code_key(value)[:12]}"
@@ -29,7 +28,5 @@ def provenance(fn: Callable, prepare: Callable | None, version: str | None, args
         "version": version,
         "fn": said(fn),
         "prepare": said(prepare),
-        "args": {
-            keystr(keys, simple=True, separator="/"): said(leaf) for keys, leaf in tree_flatten_with_path(args)[0]
-        },
+        "args": {path: said(leaf) for path, leaf in leaves_of(args).items()},
     }

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp._checkpoint import _differences
+from jaxcomp._fingerprint import differing
 from jaxcomp.sweeps._groups import stack
 from jaxcomp.sweeps._skeleton import build, skeleton
 
@@ -115,7 +115,7 @@ class Store(Mapping[str, Any]):
             found = json.loads(file.read_text())
         finally:
             self._unlock(0)
-        differences = _differences(found, {"format": _FORMAT} | identity)
+        differences = differing(found, {"format": _FORMAT} | identity)
         if differences:
             raise ValueError(
                 f"{self.path} holds another sweep:\n  " + "\n  ".join(differences) + "\n"

@@ -10,15 +10,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcomp._paths import leaves_by_path, replace, select
+from jaxcomp._paths import replace, select
 from jaxcomp._table import Table
 from jaxcomp.constraints import Layout, View
 from jaxcomp.tracing._atoms import _Atom, _axes, _fix, _places
+from jaxcomp.tracing._program import _program
 from jaxcomp.tracing._propagate import _read, _run, _Value
 
 
@@ -181,22 +181,13 @@ def couplings(apply: Callable[..., Any], params: Any, *inputs: Any) -> Couplings
 
     References: Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023.
     """
-    leaves, given = leaves_by_path(params), leaves_by_path(inputs)
-
-    def run(values: list, data: list) -> Any:
-        return apply(
-            replace(params, dict(zip(leaves, values, strict=True))),
-            *replace(inputs, dict(zip(given, data, strict=True))),
-        )
-
-    shapes = [[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in tree.values()] for tree in (leaves, given)]
-    program = jax.make_jaxpr(run)(*shapes).jaxpr
+    program, leaves, given = _program(apply, params, inputs)
     read = _read(program)
     weights = [
         _Value(_axes(x.shape, "" if number in read else "the program does not read it"))
-        for number, x in enumerate(shapes[0])
+        for number, x in enumerate(leaves.values())
     ]
-    data = [_Value(_axes(x.shape, "an input has it"), data=True) for x in shapes[1]]
+    data = [_Value(_axes(x.shape, "an input has it"), data=True) for x in given.values()]
     for output in _run(program, [*weights, *data]):
         _fix(output.labels, "an output has it")
 

@@ -194,7 +194,6 @@ def test_an_experiment_that_cannot_be_imported_leaves_the_others_and_says_why(to
     (tmp_path / "two_words.py").write_text("import no_such_package")
     monkeypatch.setitem(sys.modules, "experiments", package)
     monkeypatch.setattr(_registry, "BROKEN", {})
-    monkeypatch.setenv("COLUMNS", "200")
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
     assert "toy-example" in shown and "two-words" in shown and "cannot be imported: ModuleNotFoundError" in shown
