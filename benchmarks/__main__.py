@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-NAMES = ("selection", "projections", "solver_overhead", "sweeps", "tracing", "hwmodels")
+NAMES = ("selection", "projections", "solver_overhead", "sweeps", "tracing", "hwmodels", "compiled")
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ def _worker(build):
     process = context.Process(target=_serve, args=(build, there), daemon=True)
     process.start()
     there.close()
+    here.recv()  # one is built after another: some measure while they are built
 
     def run():
         here.send(None)
@@ -76,6 +77,7 @@ def _worker(build):
 
 def _serve(build, pipe) -> None:
     program = build()
+    pipe.send("built")
     while True:
         try:
             pipe.recv()

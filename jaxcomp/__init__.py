@@ -20,6 +20,16 @@ from jaxcomp._workload import Lookup as Lookup
 from jaxcomp._workload import Product as Product
 from jaxcomp._workload import Tensor as Tensor
 from jaxcomp._workload import Workload as Workload
+from jaxcomp.compiler import Compiled as Compiled
+from jaxcomp.compiler import CompiledReport as CompiledReport
+from jaxcomp.compiler import OnnxReport as OnnxReport
+from jaxcomp.compiler import ProductReport as ProductReport
+from jaxcomp.compiler import Removal as Removal
+from jaxcomp.compiler import Removals as Removals
+from jaxcomp.compiler import Shrunk as Shrunk
+from jaxcomp.compiler import compile as compile
+from jaxcomp.compiler import save_onnx as save_onnx
+from jaxcomp.compiler import shrink as shrink
 from jaxcomp.constraints import CROSSES as CROSSES
 from jaxcomp.constraints import CROSSES_AND_CORNERS as CROSSES_AND_CORNERS
 from jaxcomp.constraints import AdditivePowersOfTwo as AdditivePowersOfTwo

@@ -1,5 +1,6 @@
 """What arithmetic does to the labels of its arrays' axes: it ties axes together, or holds them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,13 +10,15 @@ import numpy as np
 from jaxcomp.tracing._atoms import _Atom, _axes, _axis, _fix, _Label, _leaves, _length, _unify
 from jaxcomp.tracing._labels import _changed, _made, _rule, _unified, _unknown, _Value
 
-
-@_rule(
+_ELEMENTWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj convert_element_type copy copy_p "
     "cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log "
     "log1p logistic lt max min mul ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n sign sin "
-    "sinh sqrt square stop_gradient sub tan tanh xor"
+    "sinh sqrt square stop_gradient sub tan tanh xor".split()
 )
+
+
+@_rule(" ".join(_ELEMENTWISE))
 def _elementwise(eqn: Any, ins: list[_Value]) -> list[_Value]:
     labels = _unified(ins)
     if any(value.data for value in ins):
@@ -28,27 +31,36 @@ def _elementwise(eqn: Any, ins: list[_Value]) -> list[_Value]:
         missing = {leaf for label, mine in zip(labels, own, strict=True) if not mine for leaf in _leaves(label)}
         return missing | _leaves(value.loud)
 
-    def at_zero() -> Any:
-        """The result where every number that is not known is zero."""
-        zeros = [0 if value.fill is None else value.fill for value in ins]
-        with jax.ensure_compile_time_eval():
-            scalars = [jnp.asarray(z, var.aval.dtype) for z, var in zip(zeros, eqn.invars, strict=True)]
-            return np.asarray(eqn.primitive.bind(*scalars, **eqn.params)).item()
-
-    name = eqn.primitive.name
-    if all(value.fill is not None for value in ins):
-        return [_Value(tuple(labels), fill=at_zero())]
-    if name == "mul":
-        heard = set.intersection(*map(loud, ins))
-    elif name == "div":
-        heard = loud(ins[0])
-    elif name == "select_n":
-        heard = set().union(*map(loud, ins[1:]))
-    elif at_zero() == 0:
-        heard = set().union(*(loud(value) for value in ins if value.fill is None))
-    else:
-        heard = _leaves(atom for label in labels for atom in label)
+    fills = [value.fill for value in ins]
+    if all(fill is not None for fill in fills):
+        return [_Value(tuple(labels), fill=_at_zero(eqn, fills))]
+    heard = _leaves(atom for label in labels for atom in label)
+    for group in _silencers(eqn, fills):
+        heard = heard & set().union(*(loud(ins[i]) for i in group))
     return [_Value(tuple(labels), loud=frozenset(heard))]
+
+
+def _silencers(eqn: Any, fills: Sequence[Any]) -> list[list[int]]:
+    """Groups of operands of elementwise arithmetic: where all of a group are zero, so is the result.
+
+    ``fills`` has the one number that an operand holds throughout, or None.
+    """
+    name = eqn.primitive.name
+    if name == "mul":
+        return [[0], [1]]
+    if name == "div":
+        return [[0]]
+    if name == "select_n":
+        return [list(range(1, len(fills)))]
+    return [[i for i, fill in enumerate(fills) if fill is None]] if _at_zero(eqn, fills) == 0 else []
+
+
+def _at_zero(eqn: Any, fills: Sequence[Any]) -> Any:
+    """The result where every number that is not known is zero."""
+    with jax.ensure_compile_time_eval():
+        known = zip(fills, eqn.invars, strict=True)
+        scalars = [jnp.asarray(0 if fill is None else fill, var.aval.dtype) for fill, var in known]
+        return np.asarray(eqn.primitive.bind(*scalars, **eqn.params)).item()
 
 
 @_rule("optimization_barrier sharding_constraint")

@@ -7,7 +7,7 @@ one atom for every set of channels that can only be removed together.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from jaxcomp._paths import replace, select
 from jaxcomp._table import Table
 from jaxcomp.constraints import Layout, View
 from jaxcomp.tracing._atoms import _Atom, _axes, _fix, _places
-from jaxcomp.tracing._program import _program
-from jaxcomp.tracing._propagate import _read, _run, _Value
+from jaxcomp.tracing._program import _Program, _program
+from jaxcomp.tracing._propagate import _Labelled, _read, _run, _Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +171,7 @@ def couplings(apply: Callable[..., Any], params: Any, *inputs: Any) -> Couplings
         is in it, but where a program cuts channels off one by one. An axis may be in several, whose channels are then
         its digits (heads and their width) or its segments.
 
+    >>> import jax
     >>> def perceptron(params, x):
     ...     hidden = jax.nn.relu(x @ params["w1"] + params["b1"][None])
     ...     return hidden @ params["w2"]
@@ -181,22 +182,34 @@ def couplings(apply: Callable[..., Any], params: Any, *inputs: Any) -> Couplings
 
     References: Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023.
     """
-    program, leaves, given = _program(apply, params, inputs)
-    read = _read(program)
-    weights = [
-        _Value(_axes(x.shape, "" if number in read else "the program does not read it"))
-        for number, x in enumerate(leaves.values())
-    ]
-    data = [_Value(_axes(x.shape, "an input has it"), data=True) for x in given.values()]
-    for output in _run(program, [*weights, *data]):
-        _fix(output.labels, "an output has it")
+    program = _program(apply, params, inputs)
+    weights = _labelled(program)[1]
+    found = _members(weights.items()).items()
+    return Couplings(Coupling(tuple(members), atom.reason or _overlap(members)) for atom, members in found)
 
+
+def _labelled(program: _Program, constants: Sequence[_Value] | None = None) -> tuple[_Labelled, dict[str, _Value]]:
+    """The program with the labels of all its values, and what its leaves are."""
+    read = _read(program.jaxpr)
+    weights = {
+        path: _Value(_axes(x.shape, "" if number in read else "the program does not read it"))
+        for number, (path, x) in enumerate(program.leaves.items())
+    }
+    data = [_Value(_axes(x.shape, "an input has it"), data=True) for x in program.inputs.values()]
+    labelled = _run(program.jaxpr, [*weights.values(), *data], constants)
+    for output in labelled.outputs:
+        _fix(output.labels, "an output has it")
+    return labelled, weights
+
+
+def _members(weights: Iterable[tuple[str, _Value]]) -> dict[_Atom, list[Member]]:
+    """Where the channels of every atom lie, in the order of the leaves."""
     found: dict[_Atom, list[Member]] = {}
-    for path, weight in zip(leaves, weights, strict=True):
+    for path, weight in weights:
         for axis, label in enumerate(weight.labels):
             for atom, *where in _places(label):
                 found.setdefault(atom, []).append(Member(path, axis, atom.size, *where))
-    return Couplings(Coupling(tuple(members), atom.reason or _overlap(members)) for atom, members in found.items())
+    return found
 
 
 def _overlap(members: list[Member]) -> str:

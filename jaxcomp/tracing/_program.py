@@ -9,9 +9,10 @@ from jaxcomp._paths import leaves_by_path, replace
 
 
 class _Program(NamedTuple):
-    jaxpr: Any
+    jaxpr: Any  # closed: with its constants
     leaves: dict[str, Any]  # they go in first, in this order
     inputs: dict[str, Any]  # and then these
+    outputs: Any  # shapes in the pytree that the model returns
 
 
 def _program(apply: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> _Program:
@@ -25,4 +26,5 @@ def _program(apply: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) ->
         )
 
     shapes = [[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in tree.values()] for tree in (leaves, given)]
-    return _Program(jax.make_jaxpr(run)(*shapes).jaxpr, leaves, given)
+    jaxpr, outputs = jax.make_jaxpr(run, return_shape=True)(*shapes)
+    return _Program(jaxpr, leaves, given, outputs)

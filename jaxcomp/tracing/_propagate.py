@@ -1,8 +1,8 @@
 """The labels of axes carried through a traced program, its loops and its calls."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
@@ -10,7 +10,7 @@ from jax.extend.core import Literal
 from jaxcomp.tracing import _arithmetic as _arithmetic
 from jaxcomp.tracing import _rearrange as _rearrange
 from jaxcomp.tracing._atoms import _axis, _fix
-from jaxcomp.tracing._labels import _RULES, _constant, _rule, _unified, _unknown, _Value
+from jaxcomp.tracing._labels import _RULES, _constant, _unified, _unknown, _Value
 
 _CALLS = (
     *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"),
@@ -18,19 +18,37 @@ _CALLS = (
 )
 
 
-def _run(jaxpr: Any, args: Sequence[_Value]) -> list[_Value]:
-    """Carry labels through a program."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    known = dict(zip(jaxpr.invars, args, strict=True))
-    known.update((var, _constant(var.aval.shape, "a constant of the program has it")) for var in jaxpr.constvars)
+class _Labelled(NamedTuple):
+    """A program with what is known of all its values, and, by the number of an operation, the programs inside it."""
 
-    def value(var: Any) -> _Value:
-        return _Value((), fill=var.val) if isinstance(var, Literal) else known[var]  # literals are scalars
+    jaxpr: Any
+    constants: Sequence[Any]
+    known: Mapping[Any, _Value]
+    inner: Mapping[int, "list[_Labelled]"]
 
-    for eqn in jaxpr.eqns:
-        outputs = _RULES.get(eqn.primitive.name, _unknown)(eqn, [value(var) for var in eqn.invars])
-        known.update(zip(eqn.outvars, outputs, strict=True))
-    return [value(var) for var in jaxpr.outvars]
+    def value(self, var: Any) -> _Value:
+        return _Value((), fill=var.val) if isinstance(var, Literal) else self.known[var]  # literals are scalars
+
+    @property
+    def outputs(self) -> list[_Value]:
+        return [self.value(var) for var in self.jaxpr.outvars]
+
+
+def _run(jaxpr: Any, args: Sequence[_Value], constants: Sequence[_Value] | None = None) -> _Labelled:
+    """Carry labels through a program, whose constants cannot be pruned unless it is said what they are."""
+    jaxpr, values = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+    if constants is None:
+        constants = [_constant(var.aval.shape, "a constant of the program has it") for var in jaxpr.constvars]
+    known = dict(zip([*jaxpr.invars, *jaxpr.constvars], [*args, *constants], strict=True))
+    labelled = _Labelled(jaxpr, values, known, inner := {})
+    for number, eqn in enumerate(jaxpr.eqns):
+        ins = [labelled.value(var) for var in eqn.invars]
+        if eqn.primitive.name in _NESTED:
+            outs, inner[number] = _NESTED[eqn.primitive.name](eqn, ins)
+        else:
+            outs = _RULES.get(eqn.primitive.name, _unknown)(eqn, ins)
+        known.update(zip(eqn.outvars, outs, strict=True))
+    return labelled
 
 
 def _read(jaxpr: Any) -> set[int]:
@@ -43,49 +61,53 @@ def _read(jaxpr: Any) -> set[int]:
     return {number for number, var in enumerate(jaxpr.invars) if var in used}
 
 
-@_rule(" ".join(_CALLS))
-def _call(eqn: Any, ins: list[_Value]) -> list[_Value]:
-    return _run(_body(eqn), ins)
+_Made = tuple[list[_Value], list[_Labelled]]  # what an operation gives, and the programs inside it
+
+
+def _call(eqn: Any, ins: list[_Value]) -> _Made:
+    body = _run(_body(eqn), ins)
+    return body.outputs, [body]
 
 
 def _body(eqn: Any) -> Any:
     return next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params)
 
 
-@_rule("scan")
-def _scan(eqn: Any, ins: list[_Value]) -> list[_Value]:
+def _scan(eqn: Any, ins: list[_Value]) -> _Made:
     first = eqn.params["num_consts"]
     carried = first + eqn.params["num_carry"]
     steps = "it counts the steps of a loop"
     _fix((x.labels[0] for x in ins[carried:]), steps)
     slices = [dataclasses.replace(x, labels=x.labels[1:]) for x in ins[carried:]]
-    outs = _loop(eqn.params["jaxpr"], ins[:first], ins[first:carried], slices)
+    outs, body = _loop(eqn.params["jaxpr"], ins[:first], ins[first:carried], slices)
     stacked = [
         dataclasses.replace(y, labels=(_axis(eqn.params["length"], steps), *y.labels), fill=None)
         for y in outs[carried - first :]
     ]
-    return outs[: carried - first] + stacked
+    return outs[: carried - first] + stacked, [body]
 
 
-@_rule("while")
-def _while(eqn: Any, ins: list[_Value]) -> list[_Value]:
+def _while(eqn: Any, ins: list[_Value]) -> _Made:
     test, body = eqn.params["cond_nconsts"], eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
-    carry = _loop(eqn.params["body_jaxpr"], ins[test:body], ins[body:], [])
-    _run(eqn.params["cond_jaxpr"], [*ins[:test], *carry])
-    return carry
+    carry, looped = _loop(eqn.params["body_jaxpr"], ins[test:body], ins[body:], [])
+    return carry, [_run(eqn.params["cond_jaxpr"], [*ins[:test], *carry]), looped]
 
 
-def _loop(body: Any, consts: list[_Value], init: list[_Value], slices: list[_Value]) -> list[_Value]:
+def _loop(jaxpr: Any, consts: list[_Value], init: list[_Value], slices: list[_Value]) -> tuple[list[_Value], _Labelled]:
     """What a loop returns: the carry has the same axes after a step as before it, and so in all steps."""
     # Whether a carry depends on data, and where it is zero, could differ from step to step: assume the worst.
     carry = [_Value(value.labels, data=True) for value in init]
-    outs = _run(body, [*consts, *carry, *slices])
-    for before, after in zip(carry, outs, strict=False):  # stacked outputs follow
+    body = _run(jaxpr, [*consts, *carry, *slices])
+    for before, after in zip(carry, body.outputs, strict=False):  # stacked outputs follow
         _unified((before, after))
-    return carry + outs[len(carry) :]
+    return carry + body.outputs[len(carry) :], body
 
 
-@_rule("cond")
-def _cond(eqn: Any, ins: list[_Value]) -> list[_Value]:
-    outs = [_run(branch, ins[1:]) for branch in eqn.params["branches"]]
-    return [_Value(tuple(_unified(branches)), data=True) for branches in zip(*outs, strict=True)]
+def _cond(eqn: Any, ins: list[_Value]) -> _Made:
+    branches = [_run(branch, ins[1:]) for branch in eqn.params["branches"]]
+    outs = zip(*(branch.outputs for branch in branches), strict=True)
+    return [_Value(tuple(_unified(values)), data=True) for values in outs], branches
+
+
+_NESTED: dict[str, Callable[[Any, list[_Value]], _Made]] = dict.fromkeys(_CALLS, _call)
+_NESTED |= {"scan": _scan, "while": _while, "cond": _cond}

@@ -1,0 +1,194 @@
+"""From a model and its constraints to a program that runs smaller and faster."""
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
+
+from jaxcomp._assign import Spec, members
+from jaxcomp._paths import replace, select
+from jaxcomp.compiler._compiled import Compiled, CompiledReport, ProductReport, Program
+from jaxcomp.compiler._known import Place, leaf
+from jaxcomp.compiler._rewrite import Rewriter, Site, Value, Way
+from jaxcomp.compiler._shrink import shrink
+from jaxcomp.compiler._tune import Timings, in_turns, typical
+from jaxcomp.compiler._ways import ways
+from jaxcomp.tracing._program import _Program, _program
+from jaxcomp.tracing._walk import _owner
+
+
+def compile(
+    apply: Callable[..., Any], params: Any, spec: Spec, *inputs: Any, cache: Path | str | None = None, rounds: int = 9
+) -> Compiled:
+    """Make a program that runs the compressed model faster than the model itself does, and gives what it gives.
+
+    The model is traced. Channels that the outputs do not need are removed (`jaxcomp.shrink`). Every product
+    (`dot_general`, `conv_general_dilated`) of an activation with what follows from constrained leaves is brought to a
+    matrix, whatever is done to the leaves on the way: casts, masks, reshapes, scales. The structure is read from the
+    zeros and the values of that matrix, not from the constraint, so sets of one's own are compiled too. Every packed
+    format that fits it exactly is measured against the dense product on the shapes of the model, and the fastest is
+    taken; where none is faster the product stays as it is, and so does a model that is slower as a whole.
+
+    Products in scans, loops, branches and under `jax.jit` or `jax.checkpoint` are found; a stack of layers that a scan
+    goes through is packed as a stack. The outputs are those of ``apply(params, *inputs)`` but for the order of
+    additions.
+
+    Args:
+        apply: ``apply(params, *inputs)`` gives the outputs: arrays in any pytree.
+        params: the compressed parameters, any pytree of arrays. Their values are read: they cannot be tracers.
+        spec: `jaxcomp.assign` of the constraints; products of other leaves are left alone.
+        inputs: arrays of the shapes that it will be called with, or `jax.ShapeDtypeStruct`, or pytrees of them.
+        cache: a file of measurements to read and to add to, so that what was measured before is not measured again.
+        rounds: how often everything is measured; with 0 nothing is, and the smallest form is taken, fast or not.
+
+    Returns:
+        A `Compiled`: call it with inputs; ``print(compiled.report)``.
+
+    Raises:
+        ValueError: the spec names a leaf that the parameters do not have, or a leaf is a tracer.
+
+    >>> import jax.numpy as jnp, jaxcomp as jc
+    >>> params = {"w": jnp.ones((64, 32)).at[::2].set(0), "b": jnp.zeros(32)}
+    >>> spec = jc.assign(params, {"w": jc.Sparse(density=0.5, view=jc.inputs())})
+    >>> model = jc.compile(lambda p, x: x @ p["w"] + p["b"][None], params, spec, jnp.ones((1, 64)))
+    >>> float(model(jnp.ones((1, 64)))[0, 0])
+    32.0
+
+    References: Niu et al., PatDNN, ASPLOS 2020; Dong et al., RTMobile, DAC 2020.
+    """
+    constrained = select(params, members(spec))
+    traced = [path for path, x in constrained.items() if isinstance(x, jax.core.Tracer)]
+    if traced:
+        raise ValueError(f"leaf '{traced[0]}' is a tracer: compile outside of transformations, its values are read")
+    dense, small = _program(apply, params, inputs), shrink(apply, params, *inputs)
+    program = _program(small.apply, small.params, inputs)
+    sites = _sites(program, frozenset(constrained))
+    names = dict(zip(sites, _names(sites.values()), strict=True))
+    products: list[ProductReport] = []
+    chosen, firsts = dict[str, Way](), dict[Any, str]()  # ways by name; the name of the first product of a kind
+    with Timings(cache, rounds) as timings:
+        for place, site in sites.items():
+            first = firsts.setdefault(_identity(site), names[place])
+            if first == names[place]:
+                way, found = _best(first, site, timings if rounds else None)
+                chosen |= {first: way} if way else {}
+                products.append(found)
+            else:
+                (found,) = (each for each in products if each.name == first)
+                products.append(
+                    dataclasses.replace(found, name=names[place], form=f"as {first}", dense_bytes=0, bytes=0)
+                )
+    placed = {place: first for place, site in sites.items() if (first := firsts[_identity(site)]) in chosen}
+    compiled = Compiled(*_rewritten(program, sites, chosen, placed), None)
+    times = _whole(dense, compiled, inputs, rounds) if rounds else np.full((1, 2), math.nan)
+    dense_s, compiled_s = typical(times)
+    notes = []
+    if (chosen or small.removed) and np.quantile(times[:, 1] / times[:, 0], 0.25) > 1:  # slower in three rounds of four
+        notes.append(
+            f"packed, the whole took {1e6 * compiled_s:,.1f} us, and dense {1e6 * dense_s:,.1f}: it is left dense"
+        )
+        compiled, compiled_s = Compiled(*_rewritten(dense, sites, {}, {}), None), dense_s
+    unread = set(constrained).difference(*(site.weights.leaves for site in sites.values()))
+    notes += [f"leaf '{path}' is read by no product that was found" for path in sorted(unread)]
+    report = CompiledReport(
+        tuple(products), small.removed, dense_s, compiled_s, size(dense.leaves), size(compiled.params), tuple(notes)
+    )
+    return dataclasses.replace(compiled, report=report)
+
+
+def _best(name: str, site: Site, timings: Timings | None) -> tuple[Way | None, ProductReport]:
+    """The fastest way of doing a product, or where nothing is measured the smallest; ``None`` is to leave it."""
+    others = ways(site, smallest=timings is None)
+    sizes = [size(each) for each in (site.weights.array, *others)]
+    seconds = timings.seconds(site, others) if timings else [math.nan] * len(sizes)
+    best = min(range(len(sizes)), key=(seconds if timings else sizes).__getitem__)
+    forms = ["dense", *(way.describe() for way in others)]
+    tried = tuple(zip(forms, seconds, strict=True))
+    found = ProductReport(
+        name, tuple(sorted(site.weights.leaves)), forms[best], sizes[0], sizes[best], seconds[0], seconds[best], tried
+    )
+    return (others[best - 1] if best else None), found
+
+
+def _identity(site: Site) -> tuple[str, str]:
+    """What products that can share their packed weights have in common: those of a recurrence written out in steps."""
+    x = np.asarray(site.weights.array)
+    kind = str((site.eqn.primitive, site.eqn.params, site.side, x.shape, x.dtype, site.weights.loops))
+    return kind, hashlib.sha256(x.tobytes()).hexdigest()
+
+
+def _sites(program: _Program, constrained: frozenset[str]) -> dict[Place, Site]:
+    """The products of activations with what follows from constrained leaves."""
+    rewriter = Rewriter({}, lambda leaves: bool(leaves & constrained))
+
+    def look(leaves: dict[str, Any], data: list[Any]) -> None:
+        rewriter.run(program.jaxpr, _values(program, leaves, data), {})
+
+    jax.eval_shape(look, program.leaves, list(program.inputs.values()))
+    return rewriter.sites
+
+
+def _rewritten(
+    program: _Program, sites: Mapping[Place, Site], chosen: Mapping[str, Way], placed: Mapping[Place, str]
+) -> tuple[Any, Program]:
+    """The program with the ways that were chosen by name, each at its places, and the parameters that it reads."""
+    rewriter = Rewriter({place: sites[place].weights.loops for place in placed}, lambda leaves: True)
+
+    def run(params: Any, data: list[Any]) -> list[Any]:
+        here = {place: params["products"][name] for place, name in placed.items()}
+        outs = rewriter.run(program.jaxpr, _values(program, params["leaves"], data), here)
+        return [value.traced for value in outs]
+
+    packed = {"leaves": program.leaves, "products": dict(chosen)}
+    jaxpr = jax.make_jaxpr(run)(packed, list(program.inputs.values()))
+    leaves, others = len(program.leaves), len(jaxpr.jaxpr.invars) - len(program.leaves)
+    # Leaves come first: keys of dictionaries are sorted, and "leaves" is before "products".
+    body, read = partial_eval.dce_jaxpr(
+        jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), [False] * leaves + [True] * others
+    )
+    kept = {path for path, is_read in zip(sorted(program.leaves), read, strict=False) if is_read}
+    packed["leaves"] = {path: x for path, x in program.leaves.items() if path in kept}
+    shapes = tuple((path, tuple(x.shape), str(x.dtype)) for path, x in program.inputs.items())
+    return packed, Program(ClosedJaxpr(body, jaxpr.consts), shapes, jax.tree.structure(program.outputs))
+
+
+def _whole(dense: _Program, compiled: Compiled, inputs: tuple[Any, ...], rounds: int) -> np.ndarray:
+    """Seconds ``[rounds, 2]`` that a call of the model takes as it was, and as compiled."""
+    given = {path: _filled(x) for path, x in dense.inputs.items()}
+    as_it_was = jax.jit(lambda leaves, data: jaxpr_as_fun(dense.jaxpr)(*leaves, *data))
+    leaves, data = list(dense.leaves.values()), list(given.values())
+    like = replace(inputs, given)
+    return in_turns([lambda: as_it_was(leaves, data), lambda: compiled(*like)], rounds)
+
+
+def _filled(x: Any) -> Any:
+    """An input, or where only its shape is given, one of ones."""
+    return jnp.ones(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
+
+
+def _values(program: _Program, leaves: Mapping[str, Any], data: list[Any]) -> list[Value]:
+    weights = [Value(leaves[path], leaf(path, x)) for path, x in program.leaves.items()]
+    return [*weights, *map(Value, data)]
+
+
+def _names(sites: Iterable[Site]) -> Iterator[str]:
+    """What products are called: by their scopes, else by their leaf; numbered where that is not enough."""
+    seen = Counter[str]()
+    for site in sites:
+        name = site.scope or _owner(min(site.weights.leaves))
+        seen[name] += 1
+        yield f"{name} #{seen[name]}" if seen[name] > 1 else name
+
+
+def size(tree: Any) -> int:
+    """Bytes of all arrays."""
+    return sum(x.nbytes for x in jax.tree.leaves(tree))

@@ -1,0 +1,33 @@
+"""The matrix as it is."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from jaxcomp.compiler.formats._format import Format, result_dtype
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dense(Format):
+    """All weights, those that are zero too: what every other format is measured against.
+
+    Attributes:
+        values: ``[*stack, depth, columns]``.
+    """
+
+    values: jax.Array
+
+    def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
+        dtype = result_dtype(x, self.values, preferred_element_type)
+        return lax.dot_general(x, self.values, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=dtype)
+
+    def dense(self) -> np.ndarray:
+        return np.asarray(self.values)
+
+    def describe(self) -> str:
+        depth, columns = self.values.shape[-2:]
+        return f"dense, {depth} by {columns}"
