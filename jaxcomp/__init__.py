@@ -154,6 +154,10 @@ from jaxcomp.solvers import message_bits as message_bits
 from jaxcomp.solvers import rademacher as rademacher
 from jaxcomp.solvers import retract as retract
 from jaxcomp.solvers import sphere as sphere
+from jaxcomp.storage import Saved as Saved
+from jaxcomp.storage import SavedLeaf as SavedLeaf
+from jaxcomp.storage import load as load
+from jaxcomp.storage import save as save
 from jaxcomp.sweeps import Configs as Configs
 from jaxcomp.sweeps import Halving as Halving
 from jaxcomp.sweeps import Outcome as Outcome

@@ -1,6 +1,7 @@
 """What must hold of a weight: a set, seen through a view. Knows arrays and nothing else of jaxcomp."""
 
 from jaxcomp.constraints import circulant as circulant
+from jaxcomp.constraints import forms as forms
 from jaxcomp.constraints._affine import Affine as Affine
 from jaxcomp.constraints._boxed_ball import BoxedBall as BoxedBall
 from jaxcomp.constraints._budget import Budget as Budget

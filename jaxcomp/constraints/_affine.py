@@ -21,6 +21,7 @@ from jaxcomp.constraints._constraint import (
 )
 from jaxcomp.constraints._levels import codes_in, with_secant
 from jaxcomp.constraints._views import View, whole
+from jaxcomp.constraints.forms import Codes
 
 _SPANS, _ROUNDS = 8, 8  # starts that put both extremes on a level; refinements of the best start
 _CUTS = np.stack(np.meshgrid(*2 * [np.linspace(0, 0.4, 5)]), -1).reshape(-1, 2).astype(np.float32)  # that clip them
@@ -73,6 +74,9 @@ class Affine(Constraint):
             value_bits=jnp.asarray(self.bits, jnp.float32),
             side_bits=jnp.float32(2 * SCALE_BITS * self.view.sizes(x.shape).total),
         )
+
+    def forms(self, x):
+        return (Codes(self.view, np.arange(1, int(codes_in(self.bits))), offset=True),)
 
     def exact(self, shape: tuple[int, ...]) -> bool:
         return False

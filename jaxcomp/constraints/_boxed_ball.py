@@ -9,19 +9,22 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxcomp.constraints._constraint import Footprint, check_range, to_unit
-from jaxcomp.constraints._convex import Box, _OfGroups
-from jaxcomp.constraints._lanes import beside, in_lanes, long_sum, max_in_lanes, sums_in_lanes
+from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, finite_or_nan, to_unit
+from jaxcomp.constraints._convex import Box
+from jaxcomp.constraints._groupwise import groupwise
+from jaxcomp.constraints._lanes import anew, beside, in_lanes, max_in_lanes, sums_in_lanes
 from jaxcomp.constraints._select import select_top
+from jaxcomp.constraints._shards import total as over_devices
 from jaxcomp.constraints._sparse import group_footprint
 from jaxcomp.constraints._views import View, elements, whole
+from jaxcomp.constraints.forms import Support
 
 _FAR = 2.0**50  # radii: squares of what lies nearer do not overflow
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BoxedBall(_OfGroups):
+class BoxedBall(Constraint):
     """Every weight lies between two bounds, and every group within a radius of a centre: the set of an attacker.
 
     ``{w : low <= w <= high, and for every group g, ||w_g - centre_g|| <= radius}``, where ``low <= centre <= high``.
@@ -63,16 +66,26 @@ class BoxedBall(_OfGroups):
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
     @property
-    def convex(self) -> bool:  # type: ignore[override]
+    def convex(self) -> bool:
         return self.norm != "l0"
 
-    def _nearest(self, parts, shape):
-        def of_groups(bound):
-            bound = jnp.asarray(bound, parts.dtype)
-            return self.view.split(bound) if bound.ndim else bound
-
-        bounds = (of_groups(bound) for bound in (self.low, self.high, self.centre))
-        return _NEAREST[self.norm](parts, *bounds, jnp.asarray(self.radius, parts.dtype))
+    def project(self, x: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        bounds = {name: jnp.asarray(getattr(self, name), wide) for name in ("low", "high", "centre")}
+        radius = jnp.asarray(self.radius, wide)
+        if self.norm == "linf":
+            low, high, centre = bounds.values()
+            near = jnp.clip(x.astype(wide), jnp.maximum(low, centre - radius), jnp.minimum(high, centre + radius))
+            return finite_or_nan(x, near.astype(x.dtype))
+        if np.ndim(self.view.sizes(x.shape).elements):  # padding lies at the centre, so that it is 0 there
+            bounds["centre"] = jnp.broadcast_to(bounds["centre"], x.shape)
+        shared = {name: bound for name, bound in bounds.items() if not bound.ndim}
+        own = [bound for name, bound in bounds.items() if name not in shared]
+        if self.norm == "l0":
+            parts = _named(shared, [self.view.split(one) for one in (*own, x.astype(wide))])
+            return finite_or_nan(x, self.view.merge(_onto_l0(parts, radius), x.shape).astype(x.dtype))
+        decide, entries = _ROOTS[self.norm]
+        return groupwise(decide, entries, self.view, (radius, shared), *own, x, guarded=True)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """For "l0" of the entries that differ from the centre only; else as by default."""
@@ -84,10 +97,14 @@ class BoxedBall(_OfGroups):
         """Of "l0" the entries that are not zero, and where they are; else every weight."""
         return group_footprint(x, elements()) if self.norm == "l0" else super().footprint(x)
 
+    def forms(self, x):
+        return (Support(elements()),) if self.norm == "l0" else ()
+
     def check(self, x) -> None:
         super().check(x)
-        if self.norm not in _NEAREST:
-            raise ValueError(f"norm must be one of {', '.join(_NEAREST)}, found {self.norm!r}")
+        self.view.sizes(x.shape)
+        if self.norm not in _NORMS:
+            raise ValueError(f"norm must be one of {', '.join(_NORMS)}, found {self.norm!r}")
         check_range("radius", self.radius, 0, np.inf)
         Box(self.low, self.high).check(x)
         if np.shape(self.centre) not in ((), x.shape):
@@ -101,7 +118,8 @@ class BoxedBall(_OfGroups):
                 )
 
 
-def _onto_l0(x, low, high, centre, radius):
+def _onto_l0(parts, radius):
+    x, low, high, centre = parts
     clipped = jnp.clip(x, low, high)
     unit = to_unit(x - centre)
     away, moved = (x - centre) * unit, (clipped - centre) * unit
@@ -110,76 +128,122 @@ def _onto_l0(x, low, high, centre, radius):
     return jnp.where(select_top(saving, count), clipped, centre)
 
 
-def _onto_l1(x, low, high, centre, radius):
-    away, up, down = x - centre, high - centre, centre - low
-    lanes = [_laid(part) for part in (away, up, down)]
+def _l1_level(numbers, *parts, names, **_):
+    """Whether clipping is enough, and the amount that is taken off distances, less than 0, in two parts."""
+    radius, shared = numbers
+    lanes = _laid(shared, parts)
 
-    def reach(level, away, up, down):
+    def reach(level, *lanes):
         """Distances less an amount, ``-level``; and of those that neither bound stops how many there are."""
-        above, below = away + beside(level, away), beside(level, away) - away
+        x, low, high, centre = lanes
+        away, up, down, level = x - centre, high - centre, centre - low, beside(level, x)
+        above, below = away + level, level - away
         free = ((above >= 0) & (above < up)) | ((below >= 0) & (below < down))
         distance = jnp.clip(above, 0, up) + jnp.clip(below, 0, down)
-        return sums_in_lanes((distance, free.astype(x.dtype)), x.ndim)
+        return sums_in_lanes((distance, free.astype(x.dtype)), parts[-1].ndim, names)
 
-    (sizes,), top = sums_in_lanes((jnp.abs(lanes[0]),), x.ndim), max_in_lanes(jnp.abs(lanes[0]), x.ndim)
-    reached = reach(0 * top, *lanes)[0]
+    def away(x, _, __, centre):
+        return jnp.abs(x - centre)
+
+    top = max_in_lanes(away(*lanes), parts[-1].ndim, names)
+    (sizes,) = sums_in_lanes((away(*_again(lanes, top)),), parts[-1].ndim, names)
+    reached = reach(0 * top, *_again(lanes, sizes))[0]
     inside = reached <= radius
     total = jnp.where(inside, reached, radius)
-    unclipped = (total - sizes) / x.shape[-1]  # the root, were nothing clipped
-    level, rest = _root(reach, lanes, total, jnp.where(inside, 0, unclipped), -top, 0 * top)
-    room = jnp.where(away < 0, down, up)
+    unclipped = (total - sizes) / over_devices(jnp.full_like(top, parts[-1].shape[-1]), names)  # were nothing clipped
+    return inside, *_root(reach, lanes, total, jnp.where(inside, 0, unclipped), -top, 0 * top)
+
+
+def _l1_entries(numbers, found, *parts):
+    _, shared = numbers
+    (inside, level, rest), (x, low, high, centre) = found, _named(shared, parts)
+    away = x - centre
+    room = jnp.where(away < 0, centre - low, high - centre)
     left = jnp.clip((jnp.abs(away) + level) + rest, 0, room)  # in this order: beside a large level the rest is lost
     return _at(left, inside, x, low, high, centre)
 
 
-def _onto_l2(x, low, high, centre, radius):
-    unit = jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)  # in which squares do not vanish
-    away, up, down = ((part / unit) for part in (x - centre, high - centre, centre - low))
-    # What is farther away is as far from every member, to rounding: only its direction counts.
-    largest = jnp.max(jnp.abs(away), axis=-1, keepdims=True)
-    away = away * lax.stop_gradient(jnp.minimum(1, _FAR / largest))
-    up, down = jnp.minimum(up, _FAR), jnp.minimum(down, _FAR)
-    lanes = [_laid(part) for part in (away, up, down)]
+def _l2_factor(numbers, *parts, names, **_):
+    """Whether clipping is enough, by what distances are multiplied first, and the factor of these."""
+    radius, shared = numbers
+    lanes, ndim = (*_laid(shared, parts), _unit_of(radius)), parts[-1].ndim
 
-    def reach(level, away, up, down):
+    def away(x, _, __, centre, unit):
+        return (x - centre) / unit
+
+    # What is farther away is as far from every member, to rounding: only its direction counts.
+    largest = max_in_lanes(jnp.abs(away(*lanes)), ndim, names)
+    lanes = *lanes, lax.stop_gradient(jnp.minimum(1, _FAR / largest))
+
+    def nearer(*lanes):
+        return away(*lanes[:5]) * beside(lanes[5], lanes[0])
+
+    def reach(level, *lanes):
         """Squares of distances times a factor, ``sqrt(level)``; and their growth where no bound stops them."""
-        moved = beside(jnp.sqrt(level), away) * away
+        x, low, high, centre, unit, _ = lanes
+        moved = beside(jnp.sqrt(level), x) * nearer(*lanes)
+        up, down = jnp.minimum((high - centre) / unit, _FAR), jnp.minimum((centre - low) / unit, _FAR)
         free = (moved > -down) & (moved < up)
-        squares, growth = sums_in_lanes(
-            (jnp.square(jnp.clip(moved, -down, up)), jnp.where(free, jnp.square(moved), 0)), x.ndim
-        )
+        terms = jnp.square(jnp.clip(moved, -down, up)), jnp.where(free, jnp.square(moved), 0)
+        squares, growth = sums_in_lanes(terms, ndim, names)
         return squares, growth / level
 
     one = jnp.ones_like(largest)
-    reached = reach(one, *lanes)[0]
-    total = jnp.where(radius > 0, jnp.where(radius < jnp.inf, 1.0, jnp.inf), 0.0)
+    reached = reach(one, *_again(lanes, largest))[0]
+    total = _total_of(radius)
     inside = reached <= total
     total = jnp.where(inside, reached, total)
-    energy = long_sum(jnp.square(away))
+    (energy,) = sums_in_lanes((jnp.square(nearer(*_again(lanes, reached))),), ndim, names)
     unclipped = total / jnp.where(energy > 0, energy, 1)
     level, rest = _root(reach, lanes, total, jnp.where(inside, one, unclipped), 0 * one, one)
-    factor = jnp.sqrt(jnp.where(total > 0, level + rest, 1))
-    room = jnp.where(away < 0, down, up)
-    left = jnp.minimum(jnp.where(total > 0, factor * jnp.abs(away), 0), room) * unit
+    return inside, lanes[5], jnp.sqrt(jnp.where(total > 0, level + rest, 1))
+
+
+def _l2_entries(numbers, found, *parts):
+    radius, shared = numbers
+    (inside, near, factor), (x, low, high, centre), unit = found, _named(shared, parts), _unit_of(radius)
+    away = (x - centre) / unit * near
+    room = jnp.where(away < 0, jnp.minimum((centre - low) / unit, _FAR), jnp.minimum((high - centre) / unit, _FAR))
+    left = jnp.minimum(jnp.where(radius > 0, factor * jnp.abs(away), 0), room) * unit
     return _at(left, inside, x, low, high, centre)
 
 
-def _onto_linf(x, low, high, centre, radius):
-    return jnp.clip(x, jnp.maximum(low, centre - radius), jnp.minimum(high, centre + radius))
+def _unit_of(radius):
+    """In which squares do not vanish."""
+    return jnp.where((radius > 0) & (radius < jnp.inf), radius, 1)
 
 
-_NEAREST: dict[str, Callable[..., jax.Array]] = {"l0": _onto_l0, "l1": _onto_l1, "l2": _onto_l2, "linf": _onto_linf}
+def _total_of(radius):
+    """The square of the radius in that unit."""
+    return jnp.where(radius > 0, jnp.where(radius < jnp.inf, 1.0, jnp.inf), 0.0).astype(radius.dtype)
 
 
-def _laid(part):
-    """In lanes, unless it is one number for all."""
-    return in_lanes(part, 0) if part.ndim else part
+_ROOTS: dict[str, tuple[Callable, Callable]] = {"l1": (_l1_level, _l1_entries), "l2": (_l2_factor, _l2_entries)}
+_NORMS = ("l0", *_ROOTS, "linf")
+
+
+def _named(shared, parts):
+    """The array, the two bounds and the centre: numbers for all by name, and arrays in this order before the array."""
+    *own, x = parts
+    arrays = iter(own)
+    return x, *(shared[name] if name in shared else next(arrays) for name in ("low", "high", "centre"))
+
+
+def _laid(shared, parts):
+    """Those in lanes, where they are arrays; what fills these up lies at the centre."""
+    x, *bounds = _named(shared, parts)
+    fill = bounds[2] if not bounds[2].ndim else 0
+    return in_lanes(x, fill), *(in_lanes(bound, 0) if bound.ndim else bound for bound in bounds)
 
 
 def _at(distance, inside, x, low, high, centre):
     """At these distances from the centre, unless clipping is enough."""
     moved = jnp.where(inside, x, centre + jnp.sign(x - centre) * distance)
     return jnp.clip(moved, low, high)
+
+
+def _again(lanes, *known):
+    return tuple(anew(one, *known) if one.ndim else one for one in lanes)
 
 
 def _root(reach, lanes, total, start, least, most):
@@ -198,7 +262,7 @@ def _root(reach, lanes, total, start, least, most):
 
     def narrow(carry):
         t, least, most, _ = carry
-        sums, steepness = reach(t, *still)
+        sums, steepness = reach(t, *_again(still, t))
         missing = fixed - sums
         least, most = jnp.where(missing > 0, t, least), jnp.where(missing < 0, t, most)
         newton, middle = t + missing / steepness, least + (most - least) / 2
@@ -212,6 +276,6 @@ def _root(reach, lanes, total, start, least, most):
 
     start, least, most = lax.stop_gradient((jnp.clip(start, least, most), least, most))
     t = lax.while_loop(unsettled, narrow, (start, least, most, jnp.full(start.shape, True)))[0]
-    sums, steepness = reach(t, *lanes)
+    sums, steepness = reach(t, *_again(lanes, t))
     missing, steepness = total - sums, lax.stop_gradient(steepness)
     return t, jnp.where(steepness > 0, missing / jnp.where(steepness > 0, steepness, 1), 0)

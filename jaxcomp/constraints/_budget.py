@@ -71,6 +71,9 @@ class Budget(Joint):
         """What the option that each leaf is in takes; which one it is comes with the format."""
         return self._under(self._found(x), lambda option, path: option.footprint(x[path]))
 
+    def forms(self, x):
+        return {path: option.forms(x[path]) for path, option in self.each(x).items()}
+
     def each(self, x):
         """The option that every leaf of a member is in."""
         return {path: self.of(path)[int(i)] for path, i in jax.jit(Budget._found)(self, x).items()}

@@ -17,6 +17,8 @@ from jaxcomp.constraints._constraint import (
     finite_or_nan,
 )
 from jaxcomp.constraints._levels import nearest_of
+from jaxcomp.constraints._views import whole
+from jaxcomp.constraints.forms import Codes
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +64,9 @@ class Codebook(Constraint):
             value_bits=jnp.ceil(jnp.log2(jnp.float32(self.size))),
             side_bits=jnp.float32(SCALE_BITS * self.size),
         )
+
+    def forms(self, x):
+        return (Codes(whole()),)
 
     def exact(self, shape: tuple[int, ...]) -> bool:
         """Whether zero is known to be one of the values."""

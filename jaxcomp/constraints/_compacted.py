@@ -10,6 +10,7 @@ import numpy as np
 from jaxcomp.constraints._compose import Chain
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
 from jaxcomp.constraints._views import Layout, View
+from jaxcomp.constraints.forms import Submatrix
 
 _MATRIX = Layout("oi")
 
@@ -67,6 +68,10 @@ class Compacted(Constraint):
             row_density=leaf.row_density,
             column_density=leaf.column_density,
         )
+
+    def forms(self, x):
+        outputs, inputs = map(np.asarray, self._kept())
+        return (Submatrix(self.layout, outputs, inputs, self._inner.forms(self.compact(x))),)
 
     def fit(self, x: jax.Array) -> "Compacted":
         """Keep the rows and columns of ``x`` that have a non-zero, and fit the inner set to what they hold.

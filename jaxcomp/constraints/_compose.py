@@ -15,6 +15,7 @@ from jaxcomp.constraints._sparse import FixedMask, Sparse
 from jaxcomp.constraints._tied import Tied
 from jaxcomp.constraints._unified import Unified
 from jaxcomp.constraints._views import elements, nested
+from jaxcomp.constraints.forms import in_order
 
 
 class OfParts:
@@ -81,6 +82,9 @@ class Chain(OfParts, Constraint):
         for one in rest:
             first = stored_at_once(first, one, jax.numpy.minimum(first.values, one.values))
         return first
+
+    def forms(self, x):
+        return in_order(*(part.forms(x) for part in self.parts))
 
     def fit(self, x: jax.Array) -> "Chain":
         return Chain(*(part.fit(x) for part in self.parts))

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxcomp.constraints._views import Layout
+from jaxcomp.constraints.forms import Forms
 
 SCALE_BITS = 32  # a scale, a shared value or a codebook entry is stored as one float32
 
@@ -84,6 +85,14 @@ class Constraint:
         """What storing the member ``x`` takes; by default every weight at the width of its dtype."""
         return dense_footprint(x)
 
+    def forms(self, x: jax.Array) -> Forms:
+        """What of the member ``x`` storage can leave out, from the outermost form to the innermost; default: nothing.
+
+        Called outside of `jax.jit`, with numbers that are known. `jaxcomp.save` finds out what holds of ``x`` and how
+        much it saves, so that a form may be named which only some members have.
+        """
+        return ()
+
     def fit(self, x: jax.Array) -> "Constraint":
         """This constraint with constants that depend on the pretrained ``x`` filled in; default: unchanged."""
         return self
@@ -118,9 +127,13 @@ def finite_or_nan(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def all_finite(*arrays: jax.Array) -> jax.Array:
     """Whether no array holds NaN or infinity."""
-    still = lax.stop_gradient(arrays)
-    # A sum of zeros, or not a number: XLA reads an array faster to sum it than to ask whether all of it is finite.
-    return jnp.stack([jnp.sum(x - x, dtype=jnp.float32) for x in still]).sum() == 0
+    return jnp.stack([not_finite(x) for x in arrays]).sum() == 0
+
+
+def not_finite(x: jax.Array) -> jax.Array:
+    """0 if an array is finite, else NaN. XLA reads it faster to sum zeros than to ask whether all of it is finite."""
+    still = lax.stop_gradient(x)
+    return jnp.sum(still - still, dtype=jnp.float32)
 
 
 def to_unit(parts: jax.Array) -> jax.Array:

@@ -11,24 +11,26 @@ from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import Constraint, check_range, finite_or_nan
 from jaxcomp.constraints._groupwise import groupwise, unit_over
-from jaxcomp.constraints._lanes import long_sum
-from jaxcomp.constraints._simplex import onto_l1_ball, onto_simplex
+from jaxcomp.constraints._lanes import anew, in_runs, sums_of_runs
+from jaxcomp.constraints._simplex import ball_threshold, magnitude_beyond, simplex_threshold
 from jaxcomp.constraints._views import View, whole
 
 
 class _OfGroups(Constraint):
-    """A convex set that every group of a view must lie in."""
+    """A convex set that every group of a view must lie in: numbers of a group decide what is nearest to its entries."""
 
     convex = True
     view: View
 
     def project(self, x: jax.Array) -> jax.Array:
-        parts = self.view.split(x)
-        near = self._nearest(parts.astype(jnp.promote_types(x.dtype, jnp.float32)), x.shape)
-        return finite_or_nan(x, self.view.merge(near.astype(x.dtype), x.shape))
+        return groupwise(type(self)._decide, type(self)._entries, self.view, self, x, guarded=True)
 
-    def _nearest(self, parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Of every group of ``[pools, groups, elements]``; padding is zero, and what becomes of it is dropped."""
+    def _decide(self, parts: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> Any:
+        """What `_entries` must know of every group."""
+        raise NotImplementedError
+
+    def _entries(self, found: Any, parts: jax.Array) -> jax.Array:
+        """Of what is nearest."""
         raise NotImplementedError
 
     def check(self, x: Any) -> None:
@@ -36,20 +38,9 @@ class _OfGroups(Constraint):
         self.view.sizes(x.shape)
 
 
-class _OfShares(_OfGroups):
-    """Such a set, of which the devices of a mesh can find what is nearest together."""
-
-    def project(self, x: jax.Array) -> jax.Array:
-        return finite_or_nan(x, groupwise(type(self)._nearest, self.view, self, x))
-
-    def _nearest(self, parts: jax.Array, shape: tuple[int, ...], names: Sequence[str] = ()) -> jax.Array:
-        """Of groups that go on over the axes of a mesh that are named; the shape is that of a device's piece."""
-        raise NotImplementedError
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class L1Ball(_OfShares):
+class L1Ball(_OfGroups):
     """In every group the magnitudes sum to a radius at most: ``{w : for every group g, ||w_g||_1 <= radius}``.
 
     The projection takes the same amount from every magnitude, down to zero: it is exact, and sparse.
@@ -67,8 +58,11 @@ class L1Ball(_OfShares):
     radius: ArrayLike
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape, names=()):
-        return onto_l1_ball(parts, self.radius, names)
+    def _decide(self, parts, *, shape, names):
+        return ball_threshold(parts, self.radius, names)
+
+    def _entries(self, found, parts):
+        return jnp.where(found.found + found.rest > 0, jnp.sign(parts) * found.above(parts, magnitude_beyond), parts)
 
     def check(self, x) -> None:
         super().check(x)
@@ -77,7 +71,7 @@ class L1Ball(_OfShares):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class L2Ball(_OfShares):
+class L2Ball(_OfGroups):
     """The Euclidean norm of every group is a radius at most: ``{w : for every group g, ||w_g||_2 <= radius}``.
 
     With ``view=outputs()`` no filter grows beyond the radius: max-norm regularization. The projection is exact.
@@ -95,12 +89,14 @@ class L2Ball(_OfShares):
     radius: ArrayLike
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape, names=()):
+    def _decide(self, parts, *, shape, names):
         factor = unit_over(parts, names)
-        unit = parts * factor
-        energy = long_sum(jnp.square(unit), names)
-        norm = jnp.sqrt(jnp.where(energy > 0, energy, 1))
-        return jnp.where(norm > self.radius * factor, unit * (self.radius / norm), parts)
+        (energy,) = sums_of_runs([jnp.square(in_runs(anew(parts, factor), 0) * factor[..., None])], names)
+        return factor, jnp.sqrt(jnp.where(energy > 0, energy, 1))[..., 0]
+
+    def _entries(self, found, parts):
+        factor, norm = found
+        return jnp.where(norm > self.radius * factor, parts * factor * (self.radius / norm), parts)
 
     def check(self, x) -> None:
         super().check(x)
@@ -109,7 +105,7 @@ class L2Ball(_OfShares):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Simplex(_OfShares):
+class Simplex(_OfGroups):
     """Every group is non-negative and sums to a total: ``{w >= 0 : for every group g, sum(w_g) = total}``.
 
     The projection takes the same amount from every weight, down to zero; it is exact.
@@ -128,11 +124,14 @@ class Simplex(_OfShares):
     total: ArrayLike = 1.0
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape, names=()):
+    def _decide(self, parts, *, shape, names):
         if np.ndim(self.view.sizes(shape).elements) == 0:
-            return onto_simplex(parts, self.total, names=names)
+            return simplex_threshold(parts, self.total, names=names)
         real = self.view.split(jnp.ones(shape, bool))
-        return onto_simplex(parts, self.total, real | ~jnp.any(real, axis=2, keepdims=True), names)
+        return simplex_threshold(parts, self.total, real | ~jnp.any(real, axis=2, keepdims=True), names)
+
+    def _entries(self, found, parts):
+        return found.above(parts, jnp.subtract)
 
     def check(self, x) -> None:
         super().check(x)
@@ -175,10 +174,11 @@ class Box(Constraint):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Convex(_OfGroups):
+class Convex(Constraint):
     """Every group lies in a closed convex set that is known by its projection, as those of `optax.projections`.
 
-    The tangent, ``project(x + v) - x``, is a member for every convex set, and nearest if the projection is.
+    The tangent, ``project(x + v) - x``, is a member for every convex set, and nearest if the projection is. The
+    function is given whole groups: on a mesh those that several devices hold parts of are brought together.
 
     Args:
         projection: ``projection(group, *numbers)``, for a vector: the nearest point of the set, of the same shape.
@@ -191,13 +191,16 @@ class Convex(_OfGroups):
     [1.0, 0.0]
     """
 
+    convex = True  # no annotation: no field
     projection: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
     numbers: tuple[ArrayLike, ...] = ()
     view: View = dataclasses.field(default=whole(), metadata={"static": True})
 
-    def _nearest(self, parts, shape):
+    def project(self, x: jax.Array) -> jax.Array:
+        parts = self.view.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
         numbers = [jnp.asarray(number, parts.dtype) for number in self.numbers]
-        return jax.vmap(jax.vmap(lambda group: self.projection(group, *numbers)))(parts)
+        near = jax.vmap(jax.vmap(lambda group: self.projection(group, *numbers)))(parts)
+        return finite_or_nan(x, self.view.merge(near, x.shape).astype(x.dtype))
 
     def check(self, x) -> None:
         super().check(x)

@@ -12,6 +12,7 @@ from jaxcomp.constraints._constraint import Constraint
 from jaxcomp.constraints._joint import Glued, Joint
 from jaxcomp.constraints._sparse import group_footprint
 from jaxcomp.constraints._views import Layout, View
+from jaxcomp.constraints.forms import Support, in_order, of_any_shape
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -54,6 +55,10 @@ class Coupled(Glued):
 
     def covers(self, path):
         return any(_matches(pattern, path) for pattern in self.views)
+
+    def forms(self, x):
+        of_all = of_any_shape(self.inner.forms(self._glue(x)))
+        return {path: in_order((Support(self._view(path)),), of_all) for path in x}
 
     def fit(self, x):
         return Coupled(self.inner.fit(self._glue(x)), self.views)

@@ -20,8 +20,9 @@ from jaxcomp.constraints._layout import Layout
 from jaxcomp.constraints._matching import exchange
 from jaxcomp.constraints._select import select_stored, select_top
 from jaxcomp.constraints._sparse import Sparse, group_norms
-from jaxcomp.constraints._views import elements
+from jaxcomp.constraints._views import View, elements
 from jaxcomp.constraints._views import outputs as outputs_of
+from jaxcomp.constraints.forms import Support
 
 
 @jax.tree_util.register_dataclass
@@ -106,6 +107,11 @@ class GatherScatter(Constraint):
             side_bits=idle * dense.value_bits + jnp.float32(sizes),
             group_density=groups / (strips * rows * depth),
         )
+
+    def forms(self, x):
+        """Numbers within the strip of every bank, as `pack` has them: the order of outputs need not be stored."""
+        view = View("strips", self.rows, self.banks, "Rc", "rCt", "", taps="axis", layout=self.layout)
+        return (Support(view),)
 
     def check(self, x) -> None:
         """Also raises where there are more banks than channels, or more rows in a strip than outputs."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, norm
 from jaxcomp.constraints._sparse import Sparse
+from jaxcomp.constraints.forms import Forms, of_any_shape
 
 Arrays = dict[str, jax.Array]
 
@@ -50,6 +51,10 @@ class Joint(Constraint):
     def footprint(self, x: Arrays) -> dict[str, Footprint]:  # type: ignore[override]
         """What storing every leaf takes."""
         return {path: dense_footprint(leaf) for path, leaf in x.items()}
+
+    def forms(self, x: Arrays) -> dict[str, Forms]:  # type: ignore[override]
+        """What of every leaf storage can leave out."""
+        return dict.fromkeys(x, ())
 
     def fit(self, x: Arrays) -> "Joint":  # type: ignore[override]
         """This constraint with constants that depend on the pretrained ``x`` filled in."""
@@ -173,6 +178,9 @@ class Together(Glued):
 
     def violation(self, x):
         return Joint.violation(self, x) if self._in_place else super().violation(x)
+
+    def forms(self, x):
+        return dict.fromkeys(x, of_any_shape(self.inner.forms(self._glue(x))))
 
     def fit(self, x):
         return Together(self.inner.fit(self._glue(x)))

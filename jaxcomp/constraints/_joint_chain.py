@@ -12,6 +12,7 @@ from jaxcomp.constraints._constraint import Constraint, Footprint
 from jaxcomp.constraints._joint import Glued, Joint
 from jaxcomp.constraints._quantized import Quantized
 from jaxcomp.constraints._tied import Tied
+from jaxcomp.constraints.forms import Forms, in_order
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +42,9 @@ class Each(Joint):
 
     def footprint(self, x):
         return {path: self.of(path).footprint(leaf) for path, leaf in x.items()}
+
+    def forms(self, x):
+        return {path: self.of(path).forms(leaf) for path, leaf in x.items()}
 
     def fit(self, x):
         return Each({path: self.of(path).fit(leaf) for path, leaf in x.items()})
@@ -104,6 +108,13 @@ class JointChain(OfParts, Joint):
                     share = jnp.ceil(before.values * (one.values / one.size)).astype(jnp.int32)
                     one = stored_at_once(before, one, jnp.maximum(share, one.nonzeros))
                 found[path] = one
+        return found
+
+    def forms(self, x):
+        found: dict[str, Forms] = {}
+        for part in self._joint:
+            for path, forms in part.forms(_covered(part, x)).items():
+                found[path] = in_order(found.get(path, ()), forms)
         return found
 
     def fit(self, x):

@@ -19,6 +19,7 @@ from jaxcomp.constraints._shards import largest, total
 LANES = 16
 LINES = 8  # of a run, at most
 _FEW = 12  # numbers whose additions XLA writes out
+_LARGE = 2**20  # numbers, beyond which memory counts for more than a tenth of the time
 _RUN = 1024  # numbers that are added one after another; in longer sums the rounding would show
 
 
@@ -65,22 +66,35 @@ def sums_in_lanes(terms: Sequence[jax.Array], ndim: int, names: Sequence[str] = 
 
     As all sums here, they go on over the axes of a mesh that are named.
     """
-    return [long_sum(_of_rows(x, terms[0].ndim, ndim), names) for x in _add_lines(*terms)]
+    return [long_sum(_of_rows(x, terms[0].ndim, ndim), names) for x in _add_along(-2, *terms)]
 
 
-@jax.custom_jvp
-def _add_lines(*terms):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _add_along(axis, *terms):
     nothing = [jnp.zeros((), x.dtype) for x in terms]
     add = functools.partial(jax.tree.map, jnp.add)
-    return lax.optimization_barrier(lax.reduce(list(terms), nothing, add, (terms[0].ndim - 2,)))
+    return lax.optimization_barrier(lax.reduce(list(terms), nothing, add, (terms[0].ndim + axis,)))
 
 
-@_add_lines.defjvp
-def _(terms, changes):
-    sums = _add_lines(*terms)
+@_add_along.defjvp
+def _(axis, terms, changes):
+    sums = _add_along(axis, *terms)
     counts = [np.zeros(total.shape, jax.dtypes.float0) for total in sums]
     pairs = zip(changes, counts, strict=True)
-    return sums, [count if change.dtype == count.dtype else jnp.sum(change, axis=-2) for change, count in pairs]
+    return sums, [count if change.dtype == count.dtype else jnp.sum(change, axis=axis) for change, count in pairs]
+
+
+def anew(x: jax.Array, *known: jax.Array) -> jax.Array:
+    """The same array, read once more when these are known.
+
+    XLA would make what two passes have in common once, and store it: as much as the array again.
+    """
+    return lax.optimization_barrier((x, *known))[0]
+
+
+def anew_if_large(x: jax.Array, *known: jax.Array) -> jax.Array:
+    """`anew` of many numbers. What is made of few may be stored: many passes of much arithmetic are then shorter."""
+    return anew(x, *known) if x.size > _LARGE else x
 
 
 def max_in_lanes(x: jax.Array, ndim: int, names: Sequence[str] = ()) -> jax.Array:
@@ -111,11 +125,9 @@ def from_runs(runs: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return runs.reshape(*shape[:-1], -1)[..., : shape[-1]]
 
 
-def sum_of_runs(runs: jax.Array, names: Sequence[str] = ()) -> jax.Array:
-    """The sum over the last two axes, which stay."""
-    # Kept apart, or XLA makes one sum of the two.
-    of_runs = lax.optimization_barrier(jnp.sum(runs, axis=-1, dtype=runs.dtype))
-    return total(jnp.sum(of_runs, axis=-1)[..., None, None], names)
+def sums_of_runs(terms: Sequence[jax.Array], names: Sequence[str] = ()) -> list[jax.Array]:
+    """The sums of several terms in runs over the last two axes, which stay, in one pass."""
+    return [total(jnp.sum(x, axis=-1)[..., None, None], names) for x in _add_along(-1, *terms)]
 
 
 def max_of_runs(runs: jax.Array, names: Sequence[str] = ()) -> jax.Array:

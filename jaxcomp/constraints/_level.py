@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import check_range
-from jaxcomp.constraints._lanes import beside, in_lanes, max_in_lanes, sums_in_lanes
+from jaxcomp.constraints._lanes import anew_if_large, beside, in_lanes, max_in_lanes, sums_in_lanes
 from jaxcomp.constraints._shards import total
 
 _TOPS, _ROUNDS = 16, 3  # starts that put the maximum on a level; refinements of the best start
@@ -49,8 +49,8 @@ class Levels:
         """Raise `ValueError` if there cannot be such levels."""
         check_range("bits", self.bits, 2 if getattr(self, "zero", False) else 1, 16)
 
-    def best_scale(self, v: jax.Array, names: Sequence[str] = ()) -> jax.Array:
-        """The scale of every group of ``v`` (``[..., n]``, non-negative): ``[..., 1]``, by alternating minimisation.
+    def best_scale(self, x: jax.Array, unit: jax.Array, names: Sequence[str] = ()) -> jax.Array:
+        """The scale of every group of ``v = |x| unit`` (``[..., n]``): ``[..., 1]``, by alternating minimisation.
 
         Given the scale the nearest levels are best, given the levels q the scale ``<v, q> / <q, q>`` is: neither
         step raises the error. The start is the best of several scales, those that put the largest weight on a level
@@ -59,30 +59,32 @@ class Levels:
 
         On a mesh ``names`` are its axes along which other devices hold the rest of these groups.
         """
-        levels, lanes = jax.tree.map(lax.stop_gradient, self), in_lanes(v, 0)
-        top = max_in_lanes(lanes, v.ndim, names)
-        largest = jnp.stack([jnp.asarray(levels.largest(j), v.dtype) for j in range(_TOPS)])
-        tries = jnp.concatenate([1 / largest, 1 / (largest[0] * jnp.asarray(_REACH, v.dtype))])
+        levels, lanes = jax.tree.map(lax.stop_gradient, self), in_lanes(x, 0)
+        top = max_in_lanes(jnp.abs(lanes), x.ndim, names) * unit
+        largest = jnp.stack([jnp.asarray(levels.largest(j), x.dtype) for j in range(_TOPS)])
+        tries = jnp.concatenate([1 / largest, 1 / (largest[0] * jnp.asarray(_REACH, x.dtype))])
 
         def better(best, factor):
-            found = levels._refit(lanes, top * factor, names)
+            found = levels._refit(lanes, unit, top * factor, names)
             return jax.tree.map(functools.partial(jnp.where, found[0] < best[0]), found, best), None
 
         (_, best), _ = lax.scan(better, (jnp.full_like(top, jnp.inf), top), tries)
-        return lax.fori_loop(0, _ROUNDS, lambda _, scale: levels._refit(lanes, scale, names)[1], best)
+        return lax.fori_loop(0, _ROUNDS, lambda _, scale: levels._refit(lanes, unit, scale, names)[1], best)
 
-    def _refit(self, lanes: jax.Array, scale: jax.Array, names: Sequence[str]) -> tuple[jax.Array, jax.Array]:
+    def _refit(
+        self, lanes: jax.Array, unit: jax.Array, scale: jax.Array, names: Sequence[str]
+    ) -> tuple[jax.Array, jax.Array]:
         """Squared error and scale that are best for the levels nearest at another scale.
 
-        Both follow from sums over what is missed at that one, all of one pass: ``|v - a q|²`` is least at
-        ``a = scale + <miss, q> / <q, q>`` and there ``<miss, miss> - <miss, q>² / <q, q>``.
+        Both follow from sums over what is missed at that one, in units of it, all of one pass: ``a² |v / a - q|²`` is
+        least if ``a`` grows by the share ``<miss, q> / <q, q>``, and there ``a² (<miss, miss> - <miss, q>² / <q, q>)``.
         """
-        factor = beside(scale, lanes)
-        codes = self.codes(lanes, factor)
-        miss = lanes - factor * codes
+        u = jnp.abs(anew_if_large(lanes, scale)) * beside(unit / jnp.where(scale > 0, scale, 1), lanes)
+        codes = jnp.where(u > 0, self.nearest(u), 0)
+        miss = u - codes
         missed, along, length = sums_in_lanes((miss * miss, miss * codes, codes * codes), scale.ndim, names)
         step = along / jnp.where(length > 0, length, 1)
-        return jnp.maximum(missed - along * step, 0), scale + step
+        return jnp.square(scale) * jnp.maximum(missed - along * step, 0), scale + scale * step
 
     def codes(self, v: jax.Array, scale: jax.Array) -> jax.Array:
         """The level of every ``v >= 0`` at these scales; zero where ``v`` is."""

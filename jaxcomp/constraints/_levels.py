@@ -189,7 +189,11 @@ class Binary(Levels):
     def nearest(self, u):
         return jnp.ones_like(u)
 
-    def best_scale(self, v, names=()):
+    def largest(self, j):
+        return jnp.ones(jnp.shape(j))
+
+    def best_scale(self, x, unit, names=()):
+        v = jnp.abs(x) * unit
         return scale_of(v, jnp.where(v > 0, 1.0, 0.0).astype(v.dtype), names)
 
 
@@ -207,7 +211,11 @@ class Ternary(Levels):
     def nearest(self, u):
         return jnp.where(u > 0.5, 1.0, 0.0).astype(u.dtype)
 
-    def best_scale(self, v, names=()):
+    def largest(self, j):
+        return jnp.ones(jnp.shape(j))
+
+    def best_scale(self, x, unit, names=()):
+        v = jnp.abs(x) * unit
         ordered, before = descending_over(v, names)
         total = cumsum_over(ordered, names)
         count = before + 1 + lax.broadcasted_iota(v.dtype, v.shape, v.ndim - 1)

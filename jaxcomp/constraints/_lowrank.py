@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
 from jaxcomp.constraints._views import Layout
+from jaxcomp.constraints.forms import Factors
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +52,9 @@ class LowRank(Constraint):
         factors = jnp.asarray(self.rank, jnp.float32) * sum(self._layout(x.shape).matrix_shape(x.shape))
         values = jnp.minimum(factors, x.size).astype(jnp.int32)
         return dataclasses.replace(dense_footprint(x, self.layout), values=values)
+
+    def forms(self, x):
+        return (Factors(self.layout, int(np.asarray(self.rank))),)
 
     def check(self, x: Any) -> None:
         super().check(x)

@@ -13,6 +13,7 @@ from jaxcomp.constraints._constraint import Constraint, Footprint, finite_or_nan
 from jaxcomp.constraints._select import select_top
 from jaxcomp.constraints._sparse import Sparse, group_footprint
 from jaxcomp.constraints._views import Layout, View, kernels
+from jaxcomp.constraints.forms import Patterns, Support
 
 
 def _drawn(*patterns: str) -> np.ndarray:
@@ -116,6 +117,9 @@ class Patterned(Constraint):
             index_bits=whole.index_bits + jnp.sum(kept, dtype=jnp.float32) * number_bits,
             side_bits=jnp.float32(patterns * masks.shape[1]),
         )
+
+    def forms(self, x):
+        return (Support(self.view), Patterns(self.view, np.asarray(self._masks())))
 
     def fit(self, x: jax.Array) -> "Patterned":
         """With the library, unless it is there, of the natural patterns that occur most often in ``x``.

@@ -11,6 +11,7 @@ from jaxcomp.constraints._codebook import Codebook
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
 from jaxcomp.constraints._sparse import unit_of_groups
 from jaxcomp.constraints._views import View, elements
+from jaxcomp.constraints.forms import Sides, Signs
 
 
 @jax.tree_util.register_dataclass
@@ -94,6 +95,9 @@ class Polarized(Constraint):
             side_bits=found.side_bits + listed.side_bits,
         )
 
+    def forms(self, x):
+        return (Signs(self.view),) if self.within is None else (Sides(self.view), *self.within.forms(x))
+
     def exact(self, shape: tuple[int, ...]) -> bool:
         if self.within is not None:
             return self.rule == "energy" and self.within.exact(shape)
@@ -141,6 +145,9 @@ class FixedSign(Constraint):
     def footprint(self, x: jax.Array) -> Footprint:
         """Magnitudes, and one sign bit a group."""
         return _magnitudes(x, self.view)
+
+    def forms(self, x):
+        return (Signs(self.view),)
 
     def fit(self, x: jax.Array) -> "FixedSign":
         if self.signs is not None:

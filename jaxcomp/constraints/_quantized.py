@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxcomp.constraints._constraint import SCALE_BITS, Constraint, Footprint, dense_footprint, finite_or_nan
+from jaxcomp.constraints._constraint import SCALE_BITS, Constraint, Footprint, dense_footprint
 from jaxcomp.constraints._groupwise import groupwise, unit_over
-from jaxcomp.constraints._lanes import beside, from_lanes, in_lanes, in_order, sums_in_lanes
+from jaxcomp.constraints._lanes import anew_if_large, beside, in_lanes, in_order, sums_in_lanes
 from jaxcomp.constraints._levels import Levels, scale_of, with_secant
 from jaxcomp.constraints._views import View, whole
+from jaxcomp.constraints.forms import Codes, magnitudes
 
 
 @jax.tree_util.register_dataclass
@@ -45,18 +46,17 @@ class Quantized(Constraint):
 
     def project(self, x: jax.Array) -> jax.Array:
         bits = jnp.asarray(self.levels.bits, jnp.float32)
-        near = with_secant(self._near(self.levels, x), bits, Partial(Quantized._nearer, self, x))
-        return finite_or_nan(x, near)
+        return with_secant(self._near(self.levels, x), bits, Partial(Quantized._nearer, self, x))
 
     def _near(self, levels: Levels, x: jax.Array) -> jax.Array:
-        return groupwise(_nearest, self.view, levels, x)
+        return groupwise(_scales, _scaled, self.view, levels, x, guarded=True)
 
     def _nearer(self, x: jax.Array) -> jax.Array:
         return self._near(self.levels.finer(), x)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """The part of ``v`` that moves the scales: levels stay, each group is multiplied by a number."""
-        return groupwise(_rescaled, self.view, None, x, v)
+        return groupwise(_move_of_scales, _rescaled, self.view, None, x, v)
 
     def footprint(self, x: jax.Array) -> Footprint:
         """Codes of ``levels.bits`` bits and a scale a group."""
@@ -65,6 +65,9 @@ class Quantized(Constraint):
             value_bits=jnp.asarray(self.levels.bits, jnp.float32),
             side_bits=jnp.float32(SCALE_BITS * self.view.sizes(x.shape).total),
         )
+
+    def forms(self, x):
+        return (Codes(self.view, magnitudes(self.levels)),)
 
     def exact(self, shape: tuple[int, ...]) -> bool:
         return self.levels.exact_scale
@@ -77,19 +80,36 @@ class Quantized(Constraint):
         self.view.sizes(x.shape)
 
 
-def _nearest(levels: Levels, parts: jax.Array, *, names: Sequence[str], **_) -> jax.Array:
-    """Derivatives to ``parts`` hold the levels fixed; those to other numbers of the levels hold which one is taken."""
+def _scales(levels: Levels, parts: jax.Array, *, names: Sequence[str], **_) -> tuple[jax.Array, ...]:
+    """A power of two for every group, the scale of its levels in units of that, and the scale that suits these best.
+
+    Derivatives to ``parts`` hold the levels fixed; those to other numbers of the levels hold which one is taken.
+    """
     parts = in_order(parts)
     factor = unit_over(parts, names)
-    unit = parts * factor
-    scale = levels.best_scale(lax.stop_gradient(jnp.abs(unit)), names)
-    lanes = in_lanes(unit, 0)
-    codes = levels.codes(lax.stop_gradient(jnp.abs(lanes)), lax.stop_gradient(beside(scale, lanes)))
-    codes = jnp.sign(lanes) * codes
-    along, energy = sums_in_lanes((lanes * codes, codes * codes), unit.ndim, names)
-    return from_lanes(codes * beside(along / jnp.where(energy > 0, energy, 1), lanes), unit.shape) / factor
+    scale = levels.best_scale(*lax.stop_gradient((anew_if_large(parts, factor), factor)), names)
+    lanes = in_lanes(anew_if_large(parts, scale), 0)
+    unit = lanes * beside(factor, lanes)
+    codes = _codes(levels, beside(scale, lanes), unit)
+    along, energy = sums_in_lanes((unit * codes, codes * codes), parts.ndim, names)
+    return factor, scale, along / jnp.where(energy > 0, energy, 1)
 
 
-def _rescaled(_, parts: jax.Array, move: jax.Array, *, names: Sequence[str], **__) -> jax.Array:
-    parts = parts * unit_over(parts, names)
-    return parts * scale_of(move, parts, names)
+def _scaled(levels: Levels, scales: tuple[jax.Array, ...], parts: jax.Array) -> jax.Array:
+    factor, scale, best = scales
+    return _codes(levels, scale, parts * factor) * best / factor
+
+
+def _codes(levels: Levels, scale: jax.Array, unit: jax.Array) -> jax.Array:
+    unit, scale = lax.stop_gradient((unit, scale))
+    return jnp.sign(unit) * levels.codes(jnp.abs(unit), scale)
+
+
+def _move_of_scales(_, parts: jax.Array, move: jax.Array, *, names: Sequence[str], **__) -> tuple[jax.Array, jax.Array]:
+    factor = unit_over(parts, names)
+    return factor, scale_of(move, parts * factor, names)
+
+
+def _rescaled(_, moved: tuple[jax.Array, jax.Array], parts: jax.Array, __: jax.Array) -> jax.Array:
+    factor, scale = moved
+    return parts * factor * scale

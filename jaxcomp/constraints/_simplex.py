@@ -1,4 +1,4 @@
-"""The nearest point of a simplex and of an l1 ball, without a sort: Newton's method on the number that decides it.
+"""The threshold of a simplex and of an l1 ball, without a sort: Newton's method on the number that decides it.
 
 The projection of ``v`` is ``max(v - t, 0)`` with the threshold ``t`` at which it sums to what it must. The sum is
 convex and piecewise linear in ``t``, so Newton's method from below rises to the root in finitely many passes: each
@@ -8,67 +8,84 @@ those before add up to one at most), so the count of passes grows as the logarit
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxcomp.constraints._lanes import from_runs, in_order, in_runs, max_of_runs, sum_of_runs
-from jaxcomp.constraints._shards import total as over_devices
+from jaxcomp.constraints._lanes import anew, in_order, in_runs, max_of_runs, sums_of_runs
+
+Beyond = Callable[[jax.Array, ArrayLike], jax.Array]
+"""By how much entries are beyond a threshold, negative for what falls short of it."""
 
 
-def onto_simplex(v: jax.Array, total: ArrayLike, real: ArrayLike = True, names: Sequence[str] = ()) -> jax.Array:
-    """The nearest of ``{p >= 0, sum(p) = total}`` to the last axis of ``v``; what is not real, padding, becomes 0.
+class Threshold(NamedTuple):
+    """What is taken from every entry of a group: two parts, each ``[..., 1]``, and the group's largest entry.
+
+    What rounding keeps out of a threshold beside large entries, the rest, is taken off the differences, which are
+    small.
+    """
+
+    found: jax.Array
+    rest: jax.Array
+    top: jax.Array
+
+    def above(self, x: jax.Array, beyond: Beyond) -> jax.Array:
+        """By how much entries are above the threshold; 0 for all others."""
+        above = _supported(x, beyond, self.found, self.top)
+        return jnp.where(above > self.rest, above - self.rest, 0)
+
+
+def simplex_threshold(v: jax.Array, total: ArrayLike, real: ArrayLike = True, names: Sequence[str] = ()) -> Threshold:
+    """Of the nearest of ``{p >= 0, sum(p) = total}`` to the last axis of ``v``, whose padding is not real.
 
     On a mesh ``names`` are its axes along which other devices hold the rest of that axis.
     """
-    runs = in_order(in_runs(jnp.where(real, v, -jnp.inf), -jnp.inf))
-    return from_runs(_above_threshold(runs, total, jnp.subtract, names)[0], v.shape)
+    return _threshold(in_runs(jnp.where(real, v, -jnp.inf), -jnp.inf), total, jnp.subtract, -jnp.inf, names)
 
 
-def onto_l1_ball(x: jax.Array, radius: ArrayLike, names: Sequence[str] = ()) -> jax.Array:
-    """The nearest of ``{z : sum(|z|) <= radius}`` to the last axis of ``x``, which goes on likewise."""
-    runs = in_order(in_runs(x, 0))
-    above, threshold = _above_threshold(runs, radius, _magnitude_beyond, names, least=0)
-    return from_runs(jnp.where(threshold > 0, jnp.sign(runs) * above, runs), x.shape)
+def ball_threshold(x: jax.Array, radius: ArrayLike, names: Sequence[str] = ()) -> Threshold:
+    """Of the nearest of ``{z : sum(|z|) <= radius}`` to the last axis of ``x``; 0, or less by a rounding, inside."""
+    return _threshold(in_runs(x, 0), radius, magnitude_beyond, 0, names)
 
 
-def _magnitude_beyond(x, threshold):
-    """``|x| - threshold``, without magnitudes that XLA would store for all passes of a search."""
-    return jnp.maximum(x - threshold, -threshold - x)
+def magnitude_beyond(x: jax.Array, threshold: ArrayLike) -> jax.Array:
+    """``|x| - threshold``."""
+    return jnp.abs(x) - threshold
 
 
-def _above_threshold(runs, total, beyond: Callable, names: Sequence[str], least=-jnp.inf):
-    """By how much numbers in runs are beyond the threshold, and the threshold; to derivatives the support is fixed.
-
-    ``beyond(runs, threshold)`` is by how much, negative for what falls short of it.
-    """
+def _threshold(runs, total, beyond: Beyond, least: float, names: Sequence[str]) -> Threshold:
+    """No less than ``least``; to derivatives the support is fixed."""
+    runs = in_order(runs)
     still, fixed = lax.stop_gradient((runs, total))
     top = max_of_runs(beyond(still, 0), names)
-    found = _search(still, fixed, beyond, jnp.maximum(top - fixed, least), names)
-    above = beyond(runs, found)
-    support = (above > 0) | (beyond(still, 0) == top)
-    above = jnp.where(support, above, 0)
-    # What rounding keeps out of a threshold beside large weights is taken off the differences, which are small.
-    rest = (sum_of_runs(above, names) - total) / sum_of_runs(support.astype(jnp.int32), names)
-    return jnp.where(support & (above > rest), above - rest, 0), found + rest
+    found = _search(still, fixed, beyond, top, jnp.maximum(top - fixed, least), names)
+    above = _supported(anew(runs, found), beyond, found, top)
+    excess, count = _sums(above, above > -jnp.inf, names)
+    return Threshold(*(one[..., 0] for one in (found, (excess - total) / count, top)))
 
 
-def _search(runs, total, beyond, least, names):
+def _supported(x, beyond, threshold, top):
+    """By how much entries are beyond the threshold, if at all, or if they are the largest; else minus infinity."""
+    above = beyond(x, threshold)
+    return jnp.where((above > 0) | (above == beyond(top, threshold)), above, -jnp.inf)
+
+
+def _sums(excess, reaches, names):
+    """Of all excess, and how many numbers it is of."""
+    return sums_of_runs((jnp.where(reaches, excess, 0), reaches.astype(jnp.int32)), names)
+
+
+def _search(runs, total, beyond, top, least, names):
     """The threshold, to rounding; no less than ``least``, which is below it."""
-
-    def sums(excess, reaches):
-        """In one pass: of all excess, and how many numbers it is of."""
-        terms = jnp.where(reaches, excess, 0), reaches.astype(jnp.int32)
-        nothing = jnp.zeros((), runs.dtype), jnp.int32(0)
-        of_runs = lax.reduce(terms, nothing, lambda a, b: (a[0] + b[0], a[1] + b[1]), (runs.ndim - 1,))
-        return [over_devices(jnp.sum(s, axis=-1)[..., None, None], names) for s in of_runs]
-
     # The first step, from far below: taken from there, it would drown in the rounding of large differences.
-    excess, count = sums(beyond(runs, 0), beyond(runs, 0) > -jnp.inf)
+    whole = beyond(anew(runs, top), 0)
+    excess, count = _sums(whole, whole > -jnp.inf, names)
     start = jnp.maximum(least, (excess - total) / count)
-    everything = jnp.full_like(start, jnp.iinfo(jnp.int32).max - 1, jnp.int32)
+    everything = jnp.full_like(start, np.iinfo(np.int32).max - 1, jnp.int32)
 
     def unsettled(carry):
         _, count, before = carry
@@ -76,8 +93,8 @@ def _search(runs, total, beyond, least, names):
 
     def rise(carry):
         threshold, before, _ = carry
-        excess = beyond(runs, threshold)
-        excess, count = sums(excess, excess >= 0)
+        excess = beyond(anew(runs, threshold), threshold)
+        excess, count = _sums(excess, excess >= 0, names)
         # Rounding must not let the threshold fall, or the search might go round for ever.
         return threshold + jnp.maximum((excess - total) / count, 0), count, before
 

@@ -21,6 +21,7 @@ from jaxcomp.constraints._constraint import (
 )
 from jaxcomp.constraints._select import select_over, select_stored, stored
 from jaxcomp.constraints._views import View, elements
+from jaxcomp.constraints.forms import Support
 
 
 @jax.tree_util.register_dataclass
@@ -84,6 +85,9 @@ class Sparse(Constraint):
         """Kept groups are stored whole and found by a bitmap or by coordinates, whichever is the smaller."""
         return group_footprint(x, self.view)
 
+    def forms(self, x):
+        return (Support(self.view),)
+
     def check(self, x) -> None:
         super().check(x)
         check_range("density", self.density, 0, 1)
@@ -118,6 +122,9 @@ class FixedMask(Constraint):
 
     def footprint(self, x: jax.Array) -> Footprint:
         return group_footprint(x, elements())
+
+    def forms(self, x):
+        return (Support(elements()),)
 
     def fit(self, x: jax.Array) -> "FixedMask":
         return self if self.mask is not None else FixedMask(x != 0)

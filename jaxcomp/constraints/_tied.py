@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
+from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint
 from jaxcomp.constraints._groupwise import groupwise
 from jaxcomp.constraints._shards import total
-from jaxcomp.constraints._views import View
+from jaxcomp.constraints._views import View, elements
+from jaxcomp.constraints.forms import Shared, Signs
 
 
 @jax.tree_util.register_dataclass
@@ -40,23 +41,27 @@ class Tied(Constraint):
         return self.signs == "tied"
 
     def project(self, x: jax.Array) -> jax.Array:
-        return finite_or_nan(x, groupwise(Tied._tied, self.view, self, x))
+        return groupwise(Tied._shared, Tied._tied, self.view, self, x, guarded=True)
 
-    def _tied(self, parts: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
-        if self.signs == "free":
-            return jnp.where(parts < 0, -1, 1) * self._mean(jnp.abs(parts), shape, names)
-        return jnp.broadcast_to(self._mean(parts, shape, names), parts.shape)
+    def _shared(self, parts: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
+        return self._mean(jnp.abs(parts) if self.signs == "free" else parts, shape, names)
+
+    def _tied(self, mean: jax.Array, parts: jax.Array) -> jax.Array:
+        return jnp.where(parts < 0, -mean, mean) if self.signs == "free" else jnp.broadcast_to(mean, parts.shape)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """The mean of ``v`` over every group; where signs are free, that of its pull on the magnitudes."""
         if self.signs == "free":
-            return groupwise(Tied._pulled, self.view, self, x, v)
-        return groupwise(Tied._tied, self.view, self, v)
+            return groupwise(Tied._pull, Tied._pulled, self.view, self, x, v)
+        return groupwise(Tied._shared, Tied._tied, self.view, self, v)
 
-    def _pulled(self, parts: jax.Array, move: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
-        sign = jnp.where(parts < 0, -1, 1).astype(move.dtype)
+    def _pull(self, parts: jax.Array, move: jax.Array, *, shape: tuple[int, ...], names: Sequence[str]) -> jax.Array:
+        return self._mean(jnp.where(parts < 0, -move, move), shape, names)
+
+    def _pulled(self, pull: jax.Array, parts: jax.Array, move: jax.Array) -> jax.Array:
         # A magnitude does not pass zero: there the signs, which are not stored twice, would be lost.
-        return sign * jnp.maximum(self._mean(sign * move, shape, names), -jnp.abs(parts))
+        pull = jnp.maximum(pull, -jnp.abs(parts))
+        return jnp.where(parts < 0, -pull, pull)
 
     def footprint(self, x: jax.Array) -> Footprint:
         """One number a group; where signs are free, a bit a weight besides."""
@@ -68,6 +73,9 @@ class Tied(Constraint):
             value_bits=dense.value_bits - free,
             side_bits=jnp.float32(x.size * free),
         )
+
+    def forms(self, x):
+        return (Signs(elements()), Shared(self.view)) if self.signs == "free" else (Shared(self.view),)
 
     def check(self, x) -> None:
         super().check(x)

@@ -12,6 +12,7 @@ from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, 
 from jaxcomp.constraints._select import select_top
 from jaxcomp.constraints._tied import Tied
 from jaxcomp.constraints._views import View, fragments
+from jaxcomp.constraints.forms import Unlike
 
 
 @jax.tree_util.register_dataclass
@@ -85,6 +86,9 @@ class Unified(Constraint):
             side_bits=jnp.sum(unified * weights, dtype=jnp.float32),
             group_density=jnp.sum(jnp.any(self.view.split(x) != 0, axis=2), dtype=jnp.float32) / sizes.total,
         )
+
+    def forms(self, x):
+        return (Unlike(self.view),)
 
     def check(self, x) -> None:
         super().check(x)

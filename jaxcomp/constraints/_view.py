@@ -104,14 +104,14 @@ class View:
         """``x`` as ``[pools, groups, elements]``, padded with zeros where the tiles are uneven."""
         if self.is_flat:
             return x.reshape(1, -1, 1)
-        if self._is_whole:
+        if self.is_whole:
             return x.reshape(1, 1, -1)
         cut = _cut(self, x.shape)
         return self._tiles(x, cut).transpose(cut.order).reshape(cut.counts)
 
     def merge(self, parts: Any, shape: tuple[int, ...]) -> Any:
         """The inverse of `split` for a leaf of this shape; what stands in the padding is dropped."""
-        if self.is_flat or self._is_whole:
+        if self.is_flat or self.is_whole:
             return parts.reshape(shape)
         cut = _cut(self, shape)
         return self._leaf(_in_order(parts, cut.lengths, cut), cut, shape)
@@ -122,27 +122,27 @@ class View:
         What is true of a group is found by a reduction over those, ``keepdims=True``. To `split` first would cost more
         than that takes.
         """
-        if self.is_flat or self._is_whole:
+        if self.is_flat or self.is_whole:
             return x, () if self.is_flat else tuple(range(x.ndim))
         cut = _cut(self, x.shape)
         return self._tiles(x, cut), tuple(axis for axis, part in enumerate(cut.parts) if part == 2)
 
     def untile(self, tiles: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The inverse of `tiles` for a leaf of this shape."""
-        return tiles if self.is_flat or self._is_whole else self._leaf(tiles, _cut(self, shape), shape)
+        return tiles if self.is_flat or self.is_whole else self._leaf(tiles, _cut(self, shape), shape)
 
     def spread(self, groups: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """A leaf of this shape whose entries repeat what ``groups``, which broadcasts with `tiles`, says of theirs.
 
         What is chosen by it is chosen in the leaf's own shape: of another XLA would make a copy.
         """
-        if self.is_flat or self._is_whole:
+        if self.is_flat or self.is_whole:
             return jnp.broadcast_to(groups, shape)
         return self.untile(jnp.broadcast_to(groups, _cut(self, shape).lengths), shape)
 
     def collect(self, found: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """``[pools, groups]`` of what was found of the groups of `tiles`."""
-        counts = (1, -1) if self.is_flat or self._is_whole else _cut(self, shape).counts[:2]
+        counts = (1, -1) if self.is_flat or self.is_whole else _cut(self, shape).counts[:2]
         return self.line_up(found, shape)[0].reshape(counts)
 
     def line_up(self, found: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, int]:
@@ -150,7 +150,7 @@ class View:
 
         `collect` runs axes into one, for which a leaf that is sharded along two of them must be brought together.
         """
-        if self.is_flat or self._is_whole:
+        if self.is_flat or self.is_whole:
             return found, 0
         cut = _cut(self, shape)
         # Of a constant that is transposed XLA would read the bits in the wrong order.
@@ -158,7 +158,7 @@ class View:
 
     def hand_out(self, groups: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The inverse of `collect`, and of `line_up`: an array that broadcasts with `tiles`."""
-        if self.is_flat or self._is_whole:
+        if self.is_flat or self.is_whole:
             return groups.reshape(shape if self.is_flat else (1,) * len(shape))
         cut = _cut(self, shape)
         return _in_order(groups, [1 if part == 2 else n for n, part in zip(cut.lengths, cut.parts, strict=True)], cut)
@@ -200,7 +200,7 @@ class View:
         return single and set("RC") <= set(self.groups)
 
     @property
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether the leaf is one group: then, too, its own order will do."""
         return (self.rows, self.columns, self.diagonal) == (None, None, False) and set("rc") <= set(self.elements)
 
