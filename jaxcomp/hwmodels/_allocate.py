@@ -18,6 +18,7 @@ from jaxcomp.hwmodels._choices import Problem
 from jaxcomp.hwmodels._device import Cost, Device
 from jaxcomp.hwmodels._mode import Smooth
 from jaxcomp.hwmodels._relaxation import descended
+from jaxcomp.hwmodels._share import TINY
 from jaxcomp.hwmodels._stored import Stored
 
 METHODS = ("exact", "price", "gradient")
@@ -220,7 +221,7 @@ def _nearest(problem: Problem, losses: jax.Array, fields: dict[str, jax.Array]) 
     """The allowed choice nearest to values of the fields, each in units of its range."""
     distances = jnp.zeros(losses.shape)
     for name, x in problem.values.items():
-        width = jnp.maximum(jnp.max(x) - jnp.min(x), 1e-30)
+        width = jnp.maximum(jnp.max(x) - jnp.min(x), TINY)
         distances += ((x[None, :] - fields[name][:, None]) / width) ** 2
     return jnp.argmin(jnp.where(jnp.isfinite(losses), distances, jnp.inf), axis=1)
 

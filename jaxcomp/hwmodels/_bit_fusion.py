@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp._workload import Product
-from jaxcomp.hwmodels._device import Device, ProductCost
+from jaxcomp.hwmodels._buffered import Buffered
 from jaxcomp.hwmodels._mode import Exact, Mode
-from jaxcomp.hwmodels._operands import folds, operands, traffic
+from jaxcomp.hwmodels._operands import Operands, folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BitFusion(Device):
+class BitFusion(Buffered):
     r"""An array of fusion units, each of 16 multipliers of 2 bits that make wider products of several.
 
     Widths are rounded up to 2, 4, 8, 16. A unit multiplies ``16 / (w / 2 * a / 2)`` pairs of operands a cycle: 16 pairs
@@ -52,6 +52,8 @@ class BitFusion(Device):
     bandwidth: Any = 8e9  # 128 bits a cycle
     buffer_bytes: Any = 112 * 1024
 
+    word_bits = 32  # of a partial sum: no choice of this design
+
     def cycles(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> jax.Array:
         """Of the array alone, no operand late."""
         o = operands(product, stored)
@@ -61,22 +63,9 @@ class BitFusion(Device):
         pieces = folds(o.depth, self.rows * deep, mode) * folds(o.columns, self.columns, mode)
         return o.runs * o.rows * pieces * turns
 
-    def product(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> ProductCost:
-        o = operands(product, stored)
-        cycles = self.cycles(product, stored, mode)
-        room = self.buffer_bytes * 8 / _PARTIAL_SUM_BITS / 2
-        _, moved = traffic(product, o, room)
-        terms = {"compute": cycles / self.clock_hz, "memory": moved / self.bandwidth}
-        return ProductCost(
-            latency_s=mode.maximum(*terms.values()),
-            latency_terms=terms,
-            energy_terms={},
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
-            utilization=o.macs * o.weight_bits * o.activation_bits / (64 * self.rows * self.columns * cycles),
-        )
-
-
-_PARTIAL_SUM_BITS = 32
+    def _peak(self, o: Operands) -> Any:
+        """Multiplications a cycle of the widths at hand, were none rounded up."""
+        return 64 * self.rows * self.columns / (o.weight_bits * o.activation_bits)
 
 
 def _fused(bits: Any, mode: Mode) -> jax.Array:

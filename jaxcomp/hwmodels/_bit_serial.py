@@ -10,6 +10,7 @@ from jaxcomp._workload import Product
 from jaxcomp.hwmodels._device import Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
 from jaxcomp.hwmodels._operands import Operands, folds, operands
+from jaxcomp.hwmodels._share import share
 from jaxcomp.hwmodels._stored import Stored
 
 
@@ -90,8 +91,8 @@ class BitSerial(Device):
             latency_s=latency_s,
             latency_terms={name: cycles / self.clock_hz for name, cycles in streams.items()},
             energy_terms={},
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
-            utilization=work / jnp.maximum(latency_s * peak, _TINY),
+            weight_bytes=stored.weight_bytes(product),
+            utilization=share(work, latency_s * peak),
         )
 
     def _streams(self, product: Product, o: Operands, mode: Mode) -> dict[str, jax.Array]:
@@ -109,6 +110,3 @@ class BitSerial(Device):
             "activations": passes * moved * o.activation_bits,
             "weights": passes * o.columns * jnp.where(alone, 1, words) * o.weight_bits,
         }
-
-
-_TINY = 1e-30

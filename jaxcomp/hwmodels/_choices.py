@@ -109,7 +109,7 @@ class Problem:
     def costs(self) -> jax.Array:
         """``[items, choices]``, where costs add up."""
         stacked = self.workload.stacked
-        times = stacked.copies * stacked.weighted if self.cost == "weight_bytes" else 1  # as `Device.cost` counts
+        times = stacked.copies if self.cost == "weight_bytes" else 1  # as `Device.cost` counts
 
         def cost(stored):
             return getattr(self.device.cost(self.workload, stored).products, self.cost) * times

@@ -182,7 +182,7 @@ class Crossbar(Device):
                 "bus": windows * stored.activation_bits * self.bus_j,
                 "router": results * stored.activation_bits * self.router_j,
             },
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
+            weight_bytes=stored.weight_bytes(product),
             utilization=jnp.minimum(o.depth * o.columns * cells / jnp.maximum(held, 1), 1),
         )
 

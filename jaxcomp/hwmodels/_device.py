@@ -21,7 +21,7 @@ class ProductCost:
         latency_s: seconds, as the device combines the terms.
         latency_terms: seconds that every part alone would need; the largest binds.
         energy_terms: joules, by component.
-        weight_bytes: stored weights with indices, scales and signs.
+        weight_bytes: stored weights with indices, scales and signs; of activations none.
         utilization: share of the peak arithmetic in use, or NaN where the device has no such notion.
     """
 
@@ -122,7 +122,7 @@ class Device:
             latency_s=jnp.sum(found.latency_s),
             energy_j=jnp.sum(found.energy_j) if found.energy_terms else jnp.float32(jnp.nan),
             area_mm2=jnp.asarray(self.area_mm2, jnp.float32),
-            weight_bytes=jnp.sum(found.weight_bytes * stacked.copies * stacked.weighted),
+            weight_bytes=jnp.sum(found.weight_bytes * stacked.copies),
             activation_bytes=mode.maximum(*live),
             products=found,
             names=tuple(product.name for product in workload),

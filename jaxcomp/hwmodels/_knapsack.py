@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.constraints._budget import least_sum
+from jaxcomp.hwmodels._share import TINY, share
 
 ROUNDING = 1e-6  # within this share of it a cost counts as equal to the budget: float32's rounding of sums
 
@@ -24,14 +25,14 @@ def by_programme(losses: jax.Array, costs: jax.Array, budget: jax.Array, units: 
     Returns:
         The choice of every item, and the bound.
     """
-    share = costs / jnp.maximum(budget, 1e-30) * units
+    parts = share(costs, budget) * units
 
     def solved(rounded):
         whole = jnp.where(rounded <= units, rounded, units + 1).astype(jnp.int32)
         return least_sum(losses, whole, units)[0]
 
-    kept = solved(jnp.ceil(share * (1 - ROUNDING)))
-    relaxed = solved(jnp.floor(share * (1 - ROUNDING)))
+    kept = solved(jnp.ceil(parts * (1 - ROUNDING)))
+    relaxed = solved(jnp.floor(parts * (1 - ROUNDING)))
     return kept, total(losses, relaxed)
 
 
@@ -43,7 +44,7 @@ def by_price(losses: jax.Array, costs: jax.Array, budget: jax.Array) -> tuple[ja
     """
     finite = jnp.where(jnp.isfinite(losses), losses, 0)
     spread = jnp.max(jnp.max(finite, 1) - jnp.min(finite, 1))
-    unit = jnp.maximum(spread, 1e-30) / jnp.maximum(jnp.max(jnp.abs(costs)), 1e-30)
+    unit = share(jnp.maximum(spread, TINY), jnp.max(jnp.abs(costs)))
 
     def chosen(price):
         return jnp.argmin(losses + price * costs, axis=1)
@@ -86,7 +87,7 @@ def improved(
         now = costs[0, choice[0]]
         gain = losses[items, choice][:, None] - losses
         saved = now - costs
-        tiny = ROUNDING * jnp.maximum(jnp.abs(now), 1e-30)  # a smaller difference is none: it is of two sums
+        tiny = ROUNDING * jnp.maximum(jnp.abs(now), TINY)  # a smaller difference is none: it is of two sums
         cheaper = jnp.where(saved > tiny, gain / jnp.maximum(saved, tiny), -jnp.inf)
         better = jnp.where((gain > 0) & (costs <= limit), gain / jnp.maximum(-saved, tiny), -jnp.inf)
         score = jnp.where(now > limit, cheaper, better)

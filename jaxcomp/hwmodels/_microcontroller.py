@@ -12,6 +12,7 @@ from jaxcomp._workload import Product, Tensor, Workload
 from jaxcomp.hwmodels._device import Cost, Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
 from jaxcomp.hwmodels._operands import operands
+from jaxcomp.hwmodels._share import share
 from jaxcomp.hwmodels._stored import Stored
 
 _KIB = 1024
@@ -108,8 +109,8 @@ class Microcontroller(Device):
             latency_s=arithmetic + launch,
             latency_terms={"arithmetic": arithmetic, "launch": launch},
             energy_terms={},
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
-            utilization=macs / jnp.maximum((arithmetic + launch) * peak, _TINY),
+            weight_bytes=stored.weight_bytes(product),
+            utilization=share(macs, (arithmetic + launch) * peak),
         )
 
     def live(self, workload: Workload) -> jax.Array:
@@ -153,6 +154,3 @@ def _stm32(
     # Medians of the calibrating halves: 4.45 ms for a million MACs at 480 MHz, and 202 kB of Flash beside parameters.
     per_cycle = 0.4683 * rate
     return cls(sram_kib * _KIB, flash_kib * _KIB, clock_hz, per_cycle, per_cycle, 0.0, 202e3, **choices)
-
-
-_TINY = 1e-30

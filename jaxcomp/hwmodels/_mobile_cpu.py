@@ -10,6 +10,7 @@ from jaxcomp._workload import Product
 from jaxcomp.hwmodels._device import Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
 from jaxcomp.hwmodels._operands import operands
+from jaxcomp.hwmodels._share import share
 from jaxcomp.hwmodels._stored import Stored
 
 # At what share of the dense rate the weights that a scheme keeps are multiplied; 0: zeros are multiplied too. Whole
@@ -113,11 +114,11 @@ class MobileCpu(Device):
 
     def product(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> ProductCost:
         o = operands(product, stored)
-        inner = stored.density / jnp.maximum(stored.input_density * stored.output_density, _TINY)
-        share = inner / jnp.maximum(mode.maximum(inner, self.efficiency), _TINY)
+        inner = share(stored.density, stored.input_density * stored.output_density)
+        busy = share(inner, mode.maximum(inner, self.efficiency))
         per_cycle = jnp.where(product.depthwise, self.depthwise_per_cycle, self.macs_per_cycle)
         terms = {
-            "arithmetic": o.macs * share / (per_cycle * self.clock_hz),
+            "arithmetic": o.macs * busy / (per_cycle * self.clock_hz),
             "weights": product.repeat * o.weight_bytes / self.bandwidth,
             "activations": product.repeat * (o.reads + o.writes) * o.activation_bits / 8 / self.activation_bandwidth,
             "launch": product.repeat * self.launch_s,
@@ -131,9 +132,6 @@ class MobileCpu(Device):
                 "dynamic": self.capacitance_f * self.voltage_v**2 * self.clock_hz * latency_s,
                 "static": self.static_w * latency_s,
             },
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
-            utilization=o.macs * share / jnp.maximum(latency_s * self.macs_per_cycle * self.clock_hz, _TINY),
+            weight_bytes=stored.weight_bytes(product),
+            utilization=share(o.macs * busy, latency_s * self.macs_per_cycle * self.clock_hz),
         )
-
-
-_TINY = 1e-30

@@ -57,9 +57,7 @@ def operands(product: Product, stored: Stored) -> Operands:
         weights=product.groups * depth * columns,
         weight_bits=jnp.where(leaf, stored.weight_bits, stored.activation_bits),
         activation_bits=stored.activation_bits,
-        weight_bytes=jnp.where(
-            leaf, stored.weight_bytes(product.weights), product.weights * stored.activation_bits / 8
-        ),
+        weight_bytes=jnp.where(leaf, stored.weight_bytes(product), product.weights * stored.activation_bits / 8),
     )
 
 

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp._workload import Product
-from jaxcomp.hwmodels._device import Device, ProductCost
+from jaxcomp.hwmodels._buffered import Buffered
 from jaxcomp.hwmodels._mode import Exact, Mode
-from jaxcomp.hwmodels._operands import folds, operands, traffic
+from jaxcomp.hwmodels._operands import Operands, folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RowStationary(Device):
+class RowStationary(Buffered):
     r"""Eyeriss: an array of processing elements, each with the products of one row of a filter and one of the input.
 
     A set of ``kernel_h x out_h`` elements makes the results of one filter, one channel and one image; it is folded
@@ -96,25 +96,15 @@ class RowStationary(Device):
         units = product.batch * o.columns * channels * pieces
         return o.runs * folds(units, copies, mode) * product.out_w * product.kernel_w
 
-    def product(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> ProductCost:
-        o = operands(product, stored)
-        cycles = self.cycles(product, stored, mode)
-        room = self.buffer_bytes * 8 / self.word_bits / 2
-        activations, moved = traffic(product, o, room)
-        terms = {"compute": cycles / self.clock_hz, "memory": moved / self.bandwidth}
-        return ProductCost(
-            latency_s=mode.maximum(*terms.values()),
-            latency_terms=terms,
-            energy_terms={
-                "arithmetic": o.macs * self.mac_j,
-                "registers": o.macs * self.register_accesses * self.register_j,
-                "array": o.macs / product.kernel_w * self.array_j,
-                "buffer": 2 * activations * self.buffer_j,
-                "off chip": moved * 8 / self.word_bits * self.offchip_j,
-            },
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
-            utilization=o.macs / (jnp.maximum(cycles, 1) * self.rows * self.columns),
-        )
+    def _energy(self, product: Product, o: Operands, activations: Any, moved: Any, mode: Mode) -> dict[str, jax.Array]:
+        """Joules of multiplications and of every level of memory."""
+        return {
+            "arithmetic": o.macs * self.mac_j,
+            "registers": o.macs * self.register_accesses * self.register_j,
+            "array": o.macs / product.kernel_w * self.array_j,
+            "buffer": 2 * activations * self.buffer_j,
+            "off chip": moved * 8 / self.word_bits * self.offchip_j,
+        }
 
 
 def _whole(x: Any, mode: Mode) -> jax.Array:

@@ -167,7 +167,7 @@ class Spatial(Device):
             latency_s=cycles / self.clock_hz,
             latency_terms={name: term / self.clock_hz for name, term in terms.items()},
             energy_terms={"arithmetic": macs * self.mac_pj * 1e-12} | energy,
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
+            weight_bytes=stored.weight_bytes(product),
             utilization=macs / (cycles * units),
         )
 

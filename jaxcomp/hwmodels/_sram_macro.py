@@ -124,7 +124,7 @@ class SramMacro(Device):
                 "conversion": conversions * self._conversion_j,
                 "cells": conversions * together * self._cell_j(stored.activation_density),
             },
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
+            weight_bytes=stored.weight_bytes(product),
             utilization=jnp.minimum(o.depth * wide / jnp.maximum(room, 1), 1),
         )
 

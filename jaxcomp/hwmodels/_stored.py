@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxcomp._workload import Workload
+from jaxcomp._workload import Product, Workload
 from jaxcomp.constraints import Footprint
 
 
@@ -39,9 +39,10 @@ class Stored:
     index_bits: Any = 0.0
     side_bits: Any = 0.0
 
-    def weight_bytes(self, weights: Any) -> Any:
-        """Of this many dense weights: kept values, indices and side information."""
-        return (weights * (self.density * self.weight_bits + self.index_bits) + self.side_bits) / 8
+    def weight_bytes(self, product: Product) -> Any:
+        """Of the weights of products: kept values, indices and side information; 0 where no leaf feeds a product."""
+        values = product.weights * (self.density * self.weight_bits + self.index_bits)
+        return (values + self.side_bits) / 8 * product.weighted
 
 
 def stored(

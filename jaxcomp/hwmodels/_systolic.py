@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp._workload import Product
-from jaxcomp.hwmodels._device import Device, ProductCost
+from jaxcomp.hwmodels._buffered import Buffered
 from jaxcomp.hwmodels._mode import Exact, Mode
-from jaxcomp.hwmodels._operands import Operands, folds, operands, traffic
+from jaxcomp.hwmodels._operands import Operands, folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 DATAFLOWS = ("weights", "outputs", "inputs")
@@ -17,7 +17,7 @@ DATAFLOWS = ("weights", "outputs", "inputs")
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Systolic(Device):
+class Systolic(Buffered):
     r"""An array of ``rows x columns`` multipliers that hold one operand still while the others stream past.
 
     A product ``[P, W] @ [W, N]`` (pixels, window, filters) is cut into folds that fill the array:
@@ -113,23 +113,13 @@ class Systolic(Device):
         """Words that the array takes from the buffers, windows unrolled, and puts there, by operand."""
         return self._accesses(operands(product, stored), mode)
 
-    def product(self, product: Product, stored: Stored = Stored(), mode: Mode = Exact()) -> ProductCost:
-        o = operands(product, stored)
-        cycles = self.cycles(product, stored, mode)
-        room = self.buffer_bytes * 8 / self.word_bits / 2
-        _, moved = traffic(product, o, room)
-        terms = {"compute": cycles / self.clock_hz, "memory": moved / self.bandwidth}
-        return ProductCost(
-            latency_s=mode.maximum(*terms.values()),
-            latency_terms=terms,
-            energy_terms={
-                "arithmetic": o.macs * self.mac_j,
-                "buffer": sum(self._accesses(o, mode).values()) * self.word_bits * self.buffer_j,
-                "off chip": moved * 8 * self.offchip_j,
-            },
-            weight_bytes=stored.weight_bytes(product.weights) * product.weighted,
-            utilization=o.macs / (jnp.maximum(cycles, 1) * self.rows * self.columns),
-        )
+    def _energy(self, product: Product, o: Operands, activations: Any, moved: Any, mode: Mode) -> dict[str, jax.Array]:
+        """Joules of multiplications, of the buffer beside the array, and off chip."""
+        return {
+            "arithmetic": o.macs * self.mac_j,
+            "buffer": sum(self._accesses(o, mode).values()) * self.word_bits * self.buffer_j,
+            "off chip": moved * 8 * self.offchip_j,
+        }
 
     def _laid(self, o: Operands) -> tuple[Any, Any, Any, Any]:
         """What lies along rows and along columns, what is streamed, and the cycles to fill rows and drain them."""

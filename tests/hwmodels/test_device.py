@@ -28,7 +28,7 @@ class Roof(Device):
     lanes: Any = 64.0
 
     def product(self, product, stored, mode=Exact()):
-        size = stored.weight_bytes(product.weights)
+        size = stored.weight_bytes(product)
         lanes = mode.ceil(product.columns * stored.output_density / self.lanes) * self.lanes
         terms = {
             "compute": product.rows * product.depth * lanes / self.macs_per_s,

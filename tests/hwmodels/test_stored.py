@@ -1,7 +1,6 @@
 """What a device reads of a compressed model: footprints by leaf become numbers by product."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +31,7 @@ def test_products_without_a_footprint_are_dense():
     for name in ("density", "output_density", "input_density", "group_density"):
         assert getattr(found, name).tolist() == [1] * 3
     assert found.index_bits.tolist() == found.side_bits.tolist() == [0] * 3
-    assert found.weight_bytes(jnp.array([512.0, 256.0, 0.0])).tolist() == [256, 128, 0]
+    assert found.weight_bytes(WORKLOAD.stacked).tolist() == [256, 128, 0]
 
 
 @pytest.mark.slow
@@ -48,13 +47,13 @@ def test_stored_bytes_are_those_of_the_footprint():
     spec = jc.assign(PARAMS, {"w1": jc.Sparse(density=0.1), "w2": jc.Quantized(jc.Uniform(4))})
     prints = footprints(spec)
     found = stored(WORKLOAD, prints)
-    bytes_ = found.weight_bytes(jnp.array([512.0, 256.0, 0.0]))
+    bytes_ = found.weight_bytes(WORKLOAD.stacked)
     np.testing.assert_allclose(bytes_[:2], [prints[path].bits / 8 for path in ("w1", "w2")], rtol=1e-5)
 
 
 def test_bytes_count_values_indices_and_side_information():
     one = Stored(weight_bits=4.0, density=0.5, index_bits=1.0, side_bits=64.0)
-    assert float(one.weight_bytes(1000)) == (1000 * (0.5 * 4 + 1) + 64) / 8
+    assert float(one.weight_bytes(Product("dense", "w", 1, 1, 25, 40))) == (1000 * (0.5 * 4 + 1) + 64) / 8
 
 
 def test_a_footprint_of_a_leaf_that_feeds_nothing_is_refused_and_the_others_named():
