@@ -1,11 +1,12 @@
 """One product with a packed matrix beside the dense one, and beside what PyTorch and ONNX Runtime make of it.
 
-Every program runs in a process of its own, on as many cores as are asked for, and they take turns. A turn is a few
-dozen calls in a row, each with the same rows: what one call costs its user, dispatch and all. Of the packed forms the
-one is shown that is fastest here; which these are is in ``forms``.
+Every program runs in a process of its own, on as many cores as are asked for, and they take turns. A turn is many
+calls in a row, so that the caches are warm as they are in use: what one call costs its user, dispatch and all, which is
+some 4 us of each of JAX's. Of the packed forms the one is shown that is fastest here; ``forms`` has all of them.
 """
 
 import functools
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from benchmarks._timing import in_turns_apart, ratio
 
 SHAPES = (1024, 1024), (768, 3072), (384, 1536), (3072, 1024)
 ROWS = 1, 8, 32, 64
-CALLS = 40
+TURN_S = 0.01  # about what a dense product takes in a turn
 STRUCTURES = {
     "strips of 128, 10 %": ("strips", 128, 0.1),
     "strips of 64, 10 %": ("strips", 64, 0.1),
@@ -64,17 +65,17 @@ def _compared(shape, structure, rows, peers, cores, repeats) -> dict[str, Any]:
     forms = [form.describe() for form in _candidates(shape, structure, rows)]
     for number, form in enumerate(forms):
         programs[form] = functools.partial(_packed, shape, structure, rows, cores, number)
-    times = in_turns_apart(programs, repeats)
+    times, calls = in_turns_apart(programs, repeats), _calls(shape, rows)
     best = min(forms, key=lambda form: times[form].median)
     return {
         "shape": shape,
         "structure": structure,
         "rows": rows,
         "form": best,
-        "us": 1e6 * times[best].median / CALLS,
+        "us": 1e6 * times[best].median / calls,
         "of": {peer: ratio(times[best], times[peer]) for peer in programs if peer not in forms},
-        "forms": {form: 1e6 * times[form].median / CALLS for form in forms},
-        "peers": {peer: 1e6 * times[peer].median / CALLS for peer in programs if peer not in forms},
+        "forms": {form: 1e6 * times[form].median / calls for form in forms},
+        "peers": {peer: 1e6 * times[peer].median / calls for peer in programs if peer not in forms},
     }
 
 
@@ -105,17 +106,24 @@ def inputs(shape: tuple[int, int], rows: int) -> np.ndarray:
 
 def _candidates(shape, structure, rows):
     from jaxcomp.compiler.formats import candidates
+    from jaxcomp.compiler.formats._dense import Dense
 
-    return candidates(matrix(shape, structure), rows)
+    weights = matrix(shape, structure)
+    return candidates(weights, rows) or [Dense(weights)]  # none is expected to be faster
 
 
 def _pin(cores: int) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def _repeated(call: Callable[[], Any], finish: Callable[[Any], Any] = lambda y: y) -> Callable[[], Any]:
+def _calls(shape: tuple[int, int], rows: int) -> int:
+    """How many a turn has."""
+    return max(10, round(TURN_S / (1e-5 + 1e-11 * shape[0] * shape[1] * (rows + 4))))
+
+
+def _repeated(call: Callable[[], Any], calls: int, finish: Callable[[Any], Any] = lambda y: y) -> Callable[[], Any]:
     def run():
-        for _ in range(CALLS):
+        for _ in range(calls):
             y = call()
         return finish(y)
 
@@ -126,8 +134,8 @@ def _jitted(form, shape, rows) -> Callable[[], Any]:
     import jax
 
     form, x = jax.device_put(form), jax.device_put(inputs(shape, rows))
-    program = jax.jit(lambda form, x: form(x)).lower(form, x).compile()
-    return _repeated(lambda: program(form, x), jax.block_until_ready)
+    program = jax.jit(lambda form, x: form(x))
+    return _repeated(lambda: program(form, x), _calls(shape, rows), jax.block_until_ready)
 
 
 def _packed(shape, structure, rows, cores, number) -> Callable[[], Any]:
@@ -157,7 +165,7 @@ def _torch(kind: str, shape, structure, rows, cores) -> Callable[[], Any]:
         weights, x = x.T.contiguous(), weights.T.contiguous()  # rows first, as it is fastest
     with torch.inference_mode():
         call = torch.inference_mode()(lambda: weights @ x)
-    return _repeated(call)
+    return _repeated(call, _calls(shape, rows))
 
 
 def _onnx(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
@@ -181,6 +189,7 @@ def _onnx(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = cores, 1
     options.log_severity_level = 3
+    logging.disable(logging.WARNING)  # it asks for a preparation that a single product has no use for
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "dense.onnx")
         onnx.save(model, path)
@@ -192,7 +201,7 @@ def _onnx(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
     x, y = (onnxruntime.OrtValue.ortvalue_from_numpy(z) for z in (x, np.zeros((rows, shape[1]), np.float32)))
     binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output("y", y)
-    return _repeated(lambda: session.run_with_iobinding(binding))
+    return _repeated(lambda: session.run_with_iobinding(binding), _calls(shape, rows))
 
 
 _PEERS: dict[str, Callable[..., Callable[[], Any]]] = {

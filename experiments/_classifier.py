@@ -16,6 +16,7 @@ from rich.console import Console
 import jaxcomp as jc
 from experiments._compression_report import Outcome
 from experiments._data import Dataset, Split
+from experiments._registry import Context
 
 _CHUNK = 1000  # images evaluated at once
 
@@ -68,6 +69,19 @@ class Classifier:
         self.steps = steps or len(data.train) // batch_size
         self.constant = optax.adam(learning_rate)
 
+    @classmethod
+    def of(cls, model: type[nn.Module], config: Any, context: Context) -> "Classifier":
+        """The model on the data of a run, by the fields of its configuration of the same names."""
+        return cls(
+            model(context.data.num_classes),
+            context.data,
+            batch_size=config.batch_size,
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            folder=(context.folder / "checkpoints").absolute(),
+            console=context.console,
+        )
+
     def init(self, seed: int) -> Any:
         """Fresh weights."""
         return self.model.init(jax.random.key(seed), self.data.train.image[:1])["params"]
@@ -107,6 +121,41 @@ class Classifier:
             layers={leaf.path: leaf.nonzeros for leaf in report.constrained},
         )
 
+    def solved(
+        self,
+        params: Any,
+        solver: jc.Solver,
+        *,
+        seed: int,
+        rounds: int,
+        optimizer: optax.GradientTransformation | None = None,
+        hold: jc.Spec | None = None,
+    ) -> jc.Solution:
+        """`jaxcomp.solve`: rounds at a constant rate, or with an optimiser given; hard projection at the end."""
+        return jc.solve(
+            self.loss,
+            params,
+            self.batches(seed, rounds),
+            solver,
+            optimizer=optimizer or self.constant,
+            rounds=rounds,
+            steps=self.steps,
+            hold=hold,
+        )
+
+    def retrained(self, params: Any, spec: jc.Spec, *, seed: int, rounds: int) -> Any:
+        """Weights projected and trained on within their sets, for so many rounds at a decaying rate."""
+        return jc.solve(
+            self.loss,
+            params,
+            self.batches(seed + 2000, rounds),
+            Landing(spec),
+            optimizer=decaying(self.learning_rate, rounds * self.steps),
+            rounds=0,
+            steps=self.steps,
+            retrain=rounds,
+        ).params
+
     def run(
         self, name: str, params: Any, solver: jc.Solver, *, seed: int, rounds: int = 0, retrain: int = 0, **options: Any
     ) -> jc.Result:
@@ -137,7 +186,7 @@ class Classifier:
             params,
             self.batches(seed + 1000, max(retrain, 1)),
             Landing(solver.spec),
-            optimizer=_decaying(self.learning_rate, max(retrain, 1) * self.steps),
+            optimizer=decaying(self.learning_rate, max(retrain, 1) * self.steps),
             rounds=0,
             retrain=retrain,
             stage=f"{name}, retraining",
@@ -150,7 +199,7 @@ class Classifier:
 
 
 @functools.cache  # one object, so one compilation, for all runs of this length
-def _decaying(learning_rate: float, steps: int) -> optax.GradientTransformation:
+def decaying(learning_rate: float, steps: int) -> optax.GradientTransformation:
     """Adam along a half cosine that reaches zero after so many steps."""
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import rich.box
 from rich.table import Table
 
+from experiments import _tables
 from experiments._registry import Context
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, points, standard_error
 
 
 @dataclass(frozen=True)
@@ -96,20 +96,12 @@ def table(
       sizes: whether to show what is left; no, where the headings say it.
     """
     seeds, n = len(context.seeds), len(context.data.test)
-    drawn = Table(
-        title=f"{model} on {context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}",
-        caption=caption,
-        box=rich.box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    drawn.add_column("method", no_wrap=True)
     accuracies = {"landed": "just\npruned %", "accuracy": "retrained %"}
-    columns = ["kept", "weights\nonly", "stored"] * sizes
-    for key, title in accuracies.items():
-        columns += [title, f"to\n{rival}"] if key in compared else [title]
-    for title in columns:
-        drawn.add_column(title, justify="right", no_wrap=True)
+    columns = ["method", *["kept", "weights\nonly", "stored"] * sizes]
+    for key, heading in accuracies.items():
+        columns += [heading, f"to\n{rival}"] if key in compared else [heading]
+    title = f"{model} on {context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}"
+    drawn = _tables.blank(title, columns, caption=caption)
     for heading, rows in sections.items():
         if heading:
             drawn.add_row(f"[bold]{heading}[/]")
@@ -117,10 +109,10 @@ def table(
             cells = [row.title, *_sizes(row.outcomes) * sizes]
             for key in accuracies:
                 pruned = key == "accuracy" or row.outcomes[0].kept is not None
-                cells.append(with_error(100 * values(row.outcomes, key), ".2f") if pruned else "-")
+                cells.append(percent(values(row.outcomes, key)) if pruned else "-")
                 if key in compared:
                     compare = pruned and row.rival is not None
-                    cells.append(with_error(ahead(row.outcomes, row.rival, key), "+.2f") if compare else "")
+                    cells.append(points(ahead(row.outcomes, row.rival, key)) if compare else "")
             drawn.add_row(*cells, end_section=row is rows[-1])
     return drawn
 

@@ -37,6 +37,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.label)
 
+    def first(self, n: int) -> "Split":
+        """Its first images, so many or all there are."""
+        return Split(self.image[:n], self.label[:n])
+
 
 @dataclass(frozen=True)
 class Dataset:

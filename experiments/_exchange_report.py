@@ -7,11 +7,10 @@ from typing import Any
 
 import matplotlib.ticker
 import numpy as np
-import rich.box
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from experiments import _plots
+from experiments import _plots, _tables
 from experiments._registry import Context
 from experiments._statistics import standard_error
 
@@ -95,15 +94,12 @@ def verdict(points: np.ndarray, claim: str) -> str:
 def table(workers: int, batch_size: int, steps: int, context: Context, rows: list[Row]) -> Table:
     """A row a scheme and density; the first row given is the dense one."""
     seeds, n = len(context.seeds), len(context.data.test)
-    drawn = Table(
-        title=f"{workers} workers of {batch_size} images a step on {context.data.name}, {steps:,} "
+    drawn = _tables.blank(
+        f"{workers} workers of {batch_size} images a step on {context.data.name}, {steps:,} "
         f"steps, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}",
+        ("scheme", "kept\n%", "rate", "sent", "moved\n%", "train\nloss", "accuracy %", "to\ndense"),
         caption=_PAPER,
-        box=rich.box.SIMPLE_HEAD,
     )
-    drawn.add_column("scheme", no_wrap=True)
-    for column in ("kept\n%", "rate", "sent", "moved\n%", "train\nloss", "accuracy %", "to\ndense"):
-        drawn.add_column(column, justify="right", no_wrap=True)
     dense = rows[0].mean("accuracy")
     for row in sorted(rows, key=lambda row: -row.density):
         error = row.error("accuracy")

@@ -4,11 +4,11 @@ import itertools
 from typing import Any
 
 import numpy as np
-import rich.box
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from rich.table import Table
 
+from experiments import _tables
 from experiments._registry import Context
 from experiments._statistics import standard_error
 
@@ -45,15 +45,12 @@ def _seconds(found: dict[str, Any]) -> str:
 
 def attack_table(config: Any, context: Context, study: Any, attacks: dict[str, dict[str, Any]]) -> Table:
     seeds, graph = len(context.seeds), study.graph
-    table = Table(
-        title=f"Attacks on naturally trained networks: {config.graph}, {study.budget} flips for {len(graph.pairs):,} "
+    table = _tables.blank(
+        f"Attacks on naturally trained networks: {config.graph}, {study.budget} flips for {len(graph.pairs):,} "
         f"edges, {len(study.nodes):,} test nodes, mean of {seeds} seed{'s' * (seeds > 1)}",
+        ("attack", "error %", "CPU s", "flips", "added %"),
         caption=_PAPER,
-        box=rich.box.SIMPLE_HEAD,
     )
-    table.add_column("attack", no_wrap=True)
-    for column in ("error %", "CPU s", "flips", "added %"):
-        table.add_column(column, justify="right", no_wrap=True)
     for name, a in attacks.items():
         flips = f"{a['flips']['mean']:.0f}" if a["flips"]["mean"] else "-"
         added = f"{100 * a['added']['mean']:.0f}" if a["flips"]["mean"] else "-"
@@ -63,15 +60,13 @@ def attack_table(config: Any, context: Context, study: Any, attacks: dict[str, d
 
 def defence_table(config: Any, context: Context, study: Any, defences: dict[str, dict[str, Any]]) -> Table:
     calls = "; ".join(f"{name} {count:,} {kind}" for name, (count, kind) in study.calls.items())
-    table = Table(
-        title=f"Robust training, {config.attacks} attacks of {config.steps} steps each: error % on test nodes",
+    columns = ["trained against", "clean", *study.strong, "worst", "CPU s"]
+    table = _tables.blank(
+        f"Robust training, {config.attacks} attacks of {config.steps} steps each: error % on test nodes",
+        [column.partition(",")[0] for column in columns],
         caption="Each network is attacked anew, knowing its weights, with more iterations than in training. Calls of "
         f"the loss that the attacks in training take: {calls}.",
-        box=rich.box.SIMPLE_HEAD,
     )
-    table.add_column("trained against", no_wrap=True)
-    for column in ("clean", *study.strong, "worst", "CPU s"):
-        table.add_column(column.partition(",")[0], justify="right", no_wrap=True)
     for name, found in defences.items():
         under = (f"{100 * found[attack]['mean']:.1f}" for attack in study.strong)
         row = _percent(found["clean"]), *under, _percent(found["worst"]), _seconds(found["seconds"])

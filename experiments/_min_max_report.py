@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments import _plots
 from experiments._registry import Context
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, standard_error
 
 _STRATEGIES = ("average", "min-max")
 _PAPER = (
@@ -30,8 +30,7 @@ def write(context: Context, outcomes: Sequence[dict[str, Any]], chance: float) -
     """
     each = _fold(lambda *values: np.array(values), *outcomes)
     verdicts = _verdicts(each, chance)
-    for line in verdicts:
-        context.console.print(line, highlight=False)
+    context.say(*verdicts)
     for table in _tables(context, each):
         context.console.print(table)
     _draw(context, each)
@@ -47,8 +46,7 @@ def _fold(function: Callable[..., Any], *trees: Any) -> Any:
 
 
 def _shown(values: np.ndarray) -> str:
-    """In percent."""
-    return with_error(100 * values, ".1f")
+    return percent(values, ".1f")
 
 
 def _gain(found: dict[str, Any]) -> np.ndarray:

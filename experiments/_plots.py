@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.ticker
@@ -12,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+
+from experiments._statistics import standard_error
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; each curve also has its own marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -31,6 +34,17 @@ def blank() -> tuple[Figure, Axes]:
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def level(axes: Axes, share: float, name: str) -> None:
+    """A share, 0 to 1, as a horizontal line to compare with, in percent."""
+    axes.axhline(100 * share, color=GREY, linestyle="--", linewidth=1.2, label=name, zorder=1)
+
+
+def seeded(axes: Axes, x: Sequence[float], shares: Sequence[Sequence[float] | np.ndarray], **style: Any) -> None:
+    """A curve of shares, 0 to 1, a seed an entry: their means in percent, and standard errors."""
+    means, errors = [100 * np.mean(each) for each in shares], [100 * (standard_error(each) or 0.0) for each in shares]
+    axes.errorbar(x, means, errors, capsize=3, **style)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
@@ -54,7 +68,7 @@ def accuracy_against_compression(
       dense: accuracy of the network before compression, a fraction of 1, drawn as a horizontal line.
     """
     figure, axes = blank()
-    axes.axhline(100 * dense, color=GREY, linestyle="--", linewidth=1.2, label="dense", zorder=1)
+    level(axes, dense, "dense")
     for (name, points), colour, marker in zip(curves.items(), COLOURS, MARKERS, strict=False):
         ratio, mean, error = np.array(sorted(points)).T
         style = dict(color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=3, elinewidth=1.2)

@@ -34,6 +34,11 @@ class Context:
     seeds: tuple[int, ...]
     quick: bool
 
+    def say(self, *lines: str) -> None:
+        """Reports lines as they are: no number coloured, none broken."""
+        for line in lines:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
 
 @dataclass(frozen=True)
 class Experiment:

@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 
 import jaxcomp as jc
+from experiments._classifier import decaying
 from experiments._data import Split
 from experiments._models import Conv, max_pool2
 
@@ -91,7 +92,7 @@ def trained(
     """
     params = model.init(jax.random.key(seed), split.image[:1])["params"]
     batches = jc.shuffled((split.image, split.label), batch_size, steps, seed)
-    loss, optimizer = _loss(model, risks, solver is None), _decaying(learning_rate, steps)
+    loss, optimizer = _loss(model, risks, solver is None), decaying(learning_rate, steps)
     rounds: dict[str, Any] = dict(rounds=1, steps=steps) if solver is None else dict(rounds=steps, steps=1)
     return jc.solve(loss, params, batches, solver or jc.ADMM({}), optimizer=optimizer, **rounds).params
 
@@ -103,11 +104,6 @@ def _loss(model: nn.Module, risks: Callable[..., jax.Array], mean: bool) -> Call
         return found.mean() if mean else found
 
     return loss
-
-
-@functools.cache
-def _decaying(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
 def forward(model: nn.Module, params: Any, image: jax.Array) -> jax.Array:

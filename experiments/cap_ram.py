@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rich.box
 from rich.table import Table
 
 import jaxcomp as jc
 from experiments import _cap_ram_network as network
-from experiments import _plots
+from experiments import _plots, _tables
+from experiments._classifier import decaying
+from experiments._data import Split
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, points, verdict
 from jaxcomp import Readout, SramMacro, Stored, trace
 
 _FREE = "no errors"
@@ -84,7 +85,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     by_clip = {clip: study.validated(first, clip) for clip in config.clips}
     clip = max(by_clip, key=by_clip.__getitem__)
     shown = ", ".join(f"{c:g}: {100 * share:.1f} %" for c, share in by_clip.items())
-    context.console.print(f"validation accuracy at 7 bits by clip: {shown}", highlight=False)
+    context.say(f"validation accuracy at 7 bits by clip: {shown}")
     by_bits: dict[str, dict[float, list[float]]] = {}
     by_noise: dict[str, dict[float, list[float]]] = {}
     ideal: dict[str, list[float]] = {}
@@ -97,17 +98,15 @@ def run(config: Config, context: Context) -> dict[str, Any]:
             for noise in config.noises:
                 share = study.tested(params, study.readout(7.0, clip, noise=noise), seed)
                 by_noise.setdefault(name, {}).setdefault(noise, []).append(share)
-        context.console.print(f"seed {seed} done", highlight=False)
+        context.say(f"seed {seed} done")
     claims = _claims(ideal, by_bits, by_noise)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
+    context.say(*claims)
     title = f"{context.data.name}, {config.images:,} test images, {config.chips} chips, {len(context.seeds)} seeds"
     context.console.print(_table(f"by bits of the converters: {title}", by_bits, ideal, "{:g} bits"))
     context.console.print(_table(f"at 7 bits by read noise in steps: {title}", by_noise, ideal, "{:g}"))
-    context.console.print(
+    context.say(
         f"one image: {cost['storage_bits']:,} of 65,536 bits, {cost['cycles']:,} operations, "
-        f"{cost['latency_us']:.1f} us, {cost['energy_uj']:.3f} uJ (modelled)",
-        highlight=False,
+        f"{cost['latency_us']:.1f} us, {cost['energy_uj']:.3f} uJ (modelled)"
     )
     _draw(context, by_bits, ideal)
     return {
@@ -127,7 +126,6 @@ class _Study:
     def __init__(self, config: Config, context: Context):
         self.config, self.data = config, context.data
         self._images = jnp.asarray(context.data.train.image), jnp.asarray(context.data.train.label)
-        self._optimizers = {steps: _decaying(config.learning_rate, steps) for steps in (config.pretrain, config.train)}
         self.trained = functools.cache(self._trained)
 
     def readout(self, bits: Any, clip: float, noise: float | None = None, perfect: bool = False) -> Readout:
@@ -179,10 +177,9 @@ class _Study:
             "energy_uj": float(total.energy_j) * 1e6,
         }
 
-    def _share(self, params: Any, readout: Readout, seed: int, split: Any) -> float:
-        n = self.config.images
-        keys = jax.random.split(jax.random.key(seed), self.config.chips)
-        return float(_accuracy(params, readout, keys, jnp.asarray(split.image[:n]), jnp.asarray(split.label[:n])))
+    def _share(self, params: Any, readout: Readout, seed: int, split: Split) -> float:
+        split, keys = split.first(self.config.images), jax.random.split(jax.random.key(seed), self.config.chips)
+        return float(_accuracy(params, readout, keys, jnp.asarray(split.image), jnp.asarray(split.label)))
 
     def _trained(self, seed: int) -> Any:
         """The network that all start from, trained without errors."""
@@ -196,7 +193,7 @@ class _Study:
             params,
             jc.shuffled(self._images, self.config.batch_size, steps, seed),
             jc.ADMM({}),
-            optimizer=self._optimizers[steps],
+            optimizer=decaying(self.config.learning_rate, steps),
             rounds=1,
             steps=steps,
             model_state=(readout, jax.random.key(seed)),
@@ -231,11 +228,6 @@ def _accuracy(params: Any, readout: Readout, keys: jax.Array, images: jax.Array,
     return jnp.mean(jax.lax.map(right, keys))
 
 
-@functools.cache
-def _decaying(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-
-
 Shares = dict[str, dict[float, list[float]]]
 
 
@@ -246,60 +238,39 @@ def _claims(ideal: dict[str, list[float]], by_bits: Shares, by_noise: Shares) ->
         bits = float(name.split()[1])
         if bits in by_bits[name]:
             gain = 100 * (np.array(by_bits[name][bits]) - np.array(by_bits[_FREE][bits]))
-            lines.append(f"{_verdict(gain)}: training {name} gains at that width ({_points(gain)} points).")
+            lines.append(f"{verdict(gain)}: training {name} gains at that width ({points(gain)} points).")
     if {5.0, 7.0} <= set(by_bits[_FREE]):
         for name, shares in by_bits.items():
             gain = 100 * (np.array(shares[7.0]) - np.array(shares[5.0]))
-            lines.append(f"{_verdict(gain)}: 7 bits are ahead of 5, trained {name} ({_points(gain)} points).")
+            lines.append(f"{verdict(gain)}: 7 bits are ahead of 5, trained {name} ({points(gain)} points).")
     seven = aware[0] if aware else _FREE
     if 7.0 in by_bits[seven]:
         lost = 100 * (np.array(ideal[_FREE]) - np.array(by_bits[seven][7.0]))
         lines.append(
-            f"{_verdict(0.5 - lost)}: 7 bits and a chip cost at most 0.5 points, trained {seven} ({_points(lost)})."
+            f"{verdict(0.5 - lost)}: 7 bits and a chip cost at most 0.5 points, trained {seven} ({points(lost)})."
         )
     for low, high in ((0.0, 0.5), (0.0, max(by_noise[seven]))):
         if {low, high} <= set(by_noise[seven]):
             lost = 100 * (np.array(by_noise[seven][low]) - np.array(by_noise[seven][high]))
-            lines.append(f"noise of {high:g} steps costs {_points(lost)} points, trained {seven}.")
+            lines.append(f"noise of {high:g} steps costs {points(lost)} points, trained {seven}.")
     return lines
 
 
-def _verdict(margins: np.ndarray) -> str:
-    mean, error = margins.mean(), standard_error(margins)
-    if error is None:
-        return "One seed tells nothing"
-    return "Holds" if mean > 2 * error else "Undecided" if mean > error else "Does not hold"
-
-
-def _points(values: np.ndarray) -> str:
-    return with_error(values, "+.2f")
-
-
 def _table(title: str, shares: Shares, ideal: dict[str, list[float]], heading: str) -> Table:
-    table = Table(
-        title=title,
-        caption="Accuracy in %; ideal: no steps and no errors.",
-        box=rich.box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    table.add_column("trained", no_wrap=True)
-    for title in (*(heading.format(number) for number in next(iter(shares.values()))), "ideal"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = ["trained", *(heading.format(number) for number in next(iter(shares.values()))), "ideal"]
+    caption = "Accuracy in %; ideal: no steps and no errors."
+    table = _tables.blank(title, columns, caption=caption)
     for name, each in shares.items():
-        cells = (with_error(100 * np.array(values), ".1f") for values in (*each.values(), ideal[name]))
-        table.add_row(name, *cells)
+        table.add_row(name, *(percent(found, ".1f") for found in (*each.values(), ideal[name])))
     return table
 
 
 def _draw(context: Context, by_bits: Shares, ideal: dict[str, list[float]]) -> None:
     figure, axes = _plots.blank()
-    style = dict(color=_plots.GREY, linestyle="--", linewidth=1.2)
-    axes.axhline(100 * np.mean(ideal[_FREE]), label="no steps, no errors", **style)
+    _plots.level(axes, float(np.mean(ideal[_FREE])), "no steps, no errors")
     for (name, shares), colour, marker in zip(by_bits.items(), _plots.COLOURS, _plots.MARKERS, strict=False):
-        means = [100 * np.mean(values) for values in shares.values()]
-        errors = [100 * (standard_error(values) or 0.0) for values in shares.values()]
-        axes.errorbar(list(shares), means, errors, color=colour, marker=marker, capsize=3, label=f"trained {name}")
+        style = dict(color=colour, marker=marker, label=f"trained {name}")
+        _plots.seeded(axes, list(shares), list(shares.values()), **style)
     axes.set_xticks(list(next(iter(by_bits.values()))))
     axes.set_xlabel("bits of the converters")
     axes.set_ylabel("test accuracy (%)")

@@ -105,9 +105,9 @@ def run(config: Config, context: Context) -> dict[str, Any]:
             rate = max(tried, key=lambda rate: tried[rate])
             outcomes = [task.run(scheme, density, rate, seed) for seed in context.seeds]
             rows.append(report.Row(name, density, rate, tried, [task.measured(o) for o in outcomes]))
-            context.console.print(f"{rows[-1].title}: {100 * rows[-1].mean('accuracy'):.2f} %", highlight=False)
-    for line in (lines := report.verdicts(rows)):
-        context.console.print(line, highlight=False)
+            context.say(f"{rows[-1].title}: {100 * rows[-1].mean('accuracy'):.2f} %")
+    lines = report.verdicts(rows)
+    context.say(*lines)
     context.console.print(report.table(config.workers, config.batch_size, config.steps, context, rows))
     report.draw(context.folder / "accuracy.png", rows)
     return {"rows": [row.to_dict() for row in rows], "verdicts": lines}

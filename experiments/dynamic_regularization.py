@@ -28,7 +28,7 @@ from experiments._classifier import Classifier
 from experiments._compression_report import Outcome, Row, ahead, summary, table, values
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import points, standard_error
 
 _KERNELS = r".*/kernel"
 _AT_GIVEN_RATES = ("admm", "dynamic")
@@ -108,15 +108,7 @@ class Config:
     summary="LeNet-5 pruned by reweighted penalties that find each layer's rate, beside fixed ones and ADMM",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    task = Classifier(
-        LeNet5(context.data.num_classes),
-        context.data,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        folder=(context.folder / "checkpoints").absolute(),
-        console=context.console,
-    )
+    task = Classifier.of(LeNet5, config, context)
     methods = _Methods(task, config)
     chosen, trials = methods.tune(_TUNING)
     found: dict[str, list[Outcome]] = defaultdict(list)
@@ -126,8 +118,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
             found[name].append(task.measured(result.landed, result.params, result.report))
             sizes[name].append([record["metrics"] for record in result.history if "metrics" in record])
     verdicts = _verdicts(found, sizes["reweighted"])
-    for line in verdicts:
-        context.console.print(line, highlight=False)
+    context.say(*verdicts)
     rows = [
         Row(_TITLES[name].format(config.bits), outcomes, None if name == "dense" else found["dense"])
         for name, outcomes in found.items()
@@ -291,9 +282,7 @@ def _compared(found: dict[str, list[Outcome]], one: str, other: str) -> str:
     factor = np.log(values(found[one], "ratio") / values(found[other], "ratio"))
     error = standard_error(factor)
     times = f"{np.exp(factor.mean()):.2f}" + ("" if error is None else f" (x/ {np.exp(error):.2f})")
-    landed, retrained = (
-        with_error(ahead(found[one], found[other], key), "+.2f") + " points" for key in ("landed", "accuracy")
-    )
+    landed, retrained = (points(ahead(found[one], found[other], key)) + " points" for key in ("landed", "accuracy"))
     return f"{one} against {other}: {times} times the rate, {landed} just pruned, {retrained} retrained"
 
 

@@ -17,18 +17,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import rich.box
 from rich.table import Table
 
 import jaxcomp as jc
-from experiments import _plots
-from experiments._classifier import Classifier, Landing
-from experiments._data import Split
+from experiments import _plots, _tables
+from experiments._classifier import Classifier
+from experiments._compression_report import ahead, values
 from experiments._forms_cost import Silicon, designs, input_cycles, workload
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, points, verdict, with_error
 
 _TUNING = 1000  # the seed of the network that rho is chosen on
 _DUAL, _OFFSET = "dense, two arrays", "dense, offset"
@@ -98,18 +96,10 @@ Found = dict[str, dict[int, list[Outcome]]]  # by method and fragment, a seed an
     data="mnist",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    task = Classifier(
-        LeNet5(context.data.num_classes),
-        context.data,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        folder=context.folder,
-        console=context.console,
-    )
+    task = Classifier.of(LeNet5, config, context)
     study = _Study(task, config)
     rho = study.chosen_rho()
-    context.console.print(f"best of {len(config.rho)}: rho {rho:g}", highlight=False)
+    context.say(f"best of {len(config.rho)}: rho {rho:g}")
     methods = {"ADMM": rho, "one-shot": None}
     found: Found = {method: {m: [] for m in config.fragments} for method in methods}
     noisy: dict[str, list[float]] = {}
@@ -128,13 +118,12 @@ def run(config: Config, context: Context) -> dict[str, Any]:
                     cycles[m].append(read[m])
         for name, params in networks.items():
             noisy.setdefault(name, []).append(study.loss_by_noise(params, seed, offset=name == _OFFSET))
-        context.console.print(f"seed {seed} done", highlight=False)
+        context.say(f"seed {seed} done")
     work = workload(task.model, task.init(0), context.data.test.image)
     means = {m: np.mean(each, axis=0) for m, each in cycles.items()}
     silicon = designs(work, float(config.bits), config.fragments, means)
     claims = _claims(found, dense, noisy, silicon)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
+    context.say(*claims)
     context.console.print(_accuracies(config, context, found, dense), _noise(config, context, noisy), _silicon(silicon))
     _draw(context, found, dense)
     return {
@@ -154,10 +143,6 @@ class _Study:
     def __init__(self, task: Classifier, config: Config):
         self.task, self.config = task, config
         self._template = task.init(0)
-        self._decaying = {
-            rounds: optax.adam(optax.cosine_decay_schedule(config.learning_rate, rounds * task.steps))
-            for rounds in (config.retrain, config.rounds + config.retrain)
-        }
         self.trained = functools.cache(self._trained)
 
     def chosen_rho(self) -> float:
@@ -168,7 +153,7 @@ class _Study:
 
     def dense(self, seed: int) -> Any:
         """The network trained on without constraint, for as many steps as the methods have."""
-        return self._retrained(self.trained(seed), jc.assign(self._template, {}), seed, self._all)
+        return self.task.retrained(self.trained(seed), {}, seed=seed, rounds=self._all)
 
     def polarized(self, seed: int, m: int, rho: float | None) -> tuple[Any, Any]:
         """Networks after hard polarization and after retraining: by ADMM, or without rho at once."""
@@ -177,7 +162,7 @@ class _Study:
             landed, rounds = jc.project(spec, self.trained(seed)), self._all
         else:
             landed, rounds = self._coordinated(seed, m, rho), self.config.retrain
-        return landed, self._retrained(landed, spec, seed, rounds)
+        return landed, self.task.retrained(landed, spec, seed=seed, rounds=rounds)
 
     def measured(self, landed: Any, params: Any, m: int) -> Outcome:
         if max(map(float, jc.violation(self._spec(m), params).values())) > 0:
@@ -186,8 +171,7 @@ class _Study:
 
     def accuracy(self, params: Any) -> float:
         """Share of test images classified right."""
-        test, n = self.task.data.test, self.config.images
-        return self.task.accuracy(params, Split(test.image[:n], test.label[:n]))
+        return self.task.accuracy(params, self.task.data.test.first(self.config.images))
 
     def on_levels(self, params: Any) -> Any:
         """Weights of every leaf on evenly spaced levels, signs kept."""
@@ -205,7 +189,7 @@ class _Study:
     @functools.cached_property
     def _noisy(self):
         """Accuracies without noise, and of every chip."""
-        data, sigma, n = self.task.data.test, self.config.noise, self.config.noisy_images
+        split, sigma = self.task.data.test.first(self.config.noisy_images), self.config.noise
 
         def accuracy(params, images, labels):
             return jnp.mean(self.task.model.apply({"params": params}, images).argmax(-1) == labels)
@@ -221,7 +205,7 @@ class _Study:
             each = jax.lax.map(lambda key: accuracy(chip(params, key, offset), images, labels), keys)
             return accuracy(params, images, labels), each
 
-        return functools.partial(both, images=jnp.asarray(data.image[:n]), labels=jnp.asarray(data.label[:n]))
+        return functools.partial(both, images=jnp.asarray(split.image), labels=jnp.asarray(split.label))
 
     @property
     def _all(self) -> int:
@@ -229,7 +213,7 @@ class _Study:
 
     def _trained(self, seed: int) -> Any:
         """The network that both ways start from."""
-        return self._solve(self.task.init(seed), jc.ADMM({}), seed, self.config.pretrain, self.task.constant)
+        return self.task.solved(self.task.init(seed), jc.ADMM({}), seed=seed, rounds=self.config.pretrain).params
 
     def _score(self, rho: float) -> float:
         _, params = self.polarized(_TUNING, max(self.config.fragments), rho)
@@ -237,18 +221,7 @@ class _Study:
 
     def _coordinated(self, seed: int, m: int, rho: float) -> Any:
         solver = jc.ADMM(self._spec(m), rho=rho, growth=self.config.growth)
-        return self._solve(self.trained(seed), solver, seed, self.config.rounds, self.task.constant)
-
-    def _retrained(self, params: Any, spec: jc.Spec, seed: int, rounds: int) -> Any:
-        batches = self.task.batches(seed + 2000, rounds)
-        options = dict(optimizer=self._decaying[rounds], rounds=0, steps=self.task.steps, retrain=rounds)
-        return jc.solve(self.task.loss, params, batches, Landing(spec), **options).params
-
-    def _solve(self, params, solver, seed, rounds, optimizer) -> Any:
-        batches = self.task.batches(seed, rounds)
-        return jc.solve(
-            self.task.loss, params, batches, solver, optimizer=optimizer, rounds=rounds, steps=self.task.steps
-        ).params
+        return self.task.solved(self.trained(seed), solver, seed=seed, rounds=self.config.rounds).params
 
     def _spec(self, m: int) -> jc.Spec:
         return jc.assign(self._template, {r".*/kernel": jc.Polarized(jc.fragments(m))})
@@ -264,18 +237,16 @@ def _claims(found: Found, dense: list[float], noisy: dict[str, list[float]], sil
     """What the run says of the paper's claims."""
     lines = []
     for m, outcomes in found["ADMM"].items():
-        lost = 100 * (np.array(dense) - np.array([o.accuracy for o in outcomes]))
-        lines.append(f"{_verdict(0.3 - lost)}: fragments of {m}, on levels, lose at most 0.3 points ({_points(lost)}).")
+        lost = 100 * (np.array(dense) - values(outcomes, "accuracy"))
+        lines.append(f"{verdict(0.3 - lost)}: fragments of {m}, on levels, lose at most 0.3 points ({points(lost)}).")
     for m, outcomes in found["ADMM"].items():
         for key, moment in (("landed", "before retraining"), ("accuracy", "retrained")):
-            gain = 100 * np.array(
-                [getattr(a, key) - getattr(b, key) for a, b in zip(outcomes, found["one-shot"][m], strict=True)]
-            )
-            lines.append(f"{_verdict(gain)}: ADMM is ahead of one-shot at {m}, {moment} ({_points(gain)} points).")
+            gain = ahead(outcomes, found["one-shot"][m], key)
+            lines.append(f"{verdict(gain)}: ADMM is ahead of one-shot at {m}, {moment} ({points(gain)} points).")
     for name, losses in noisy.items():
         if name not in (_DUAL, _OFFSET):
             more = np.array(losses) - np.array(noisy[_DUAL])
-            lines.append(f"{_verdict(0.1 - more)}: noise takes at most 0.1 points more of {name} ({_points(more)}).")
+            lines.append(f"{verdict(0.1 - more)}: noise takes at most 0.1 points more of {name} ({points(more)}).")
     base = next(design for name, design in silicon.items() if name.startswith("ISAAC, ") and "16" not in name)
     for name, design in silicon.items():
         if name.endswith("polarized"):
@@ -285,57 +256,36 @@ def _claims(found: Found, dense: list[float], noisy: dict[str, list[float]], sil
     return lines
 
 
-def _verdict(margins: np.ndarray) -> str:
-    mean, error = margins.mean(), standard_error(margins)
-    if error is None:
-        return "One seed tells nothing"
-    return "Holds" if mean > 2 * error else "Undecided" if mean > error else "Does not hold"
-
-
-def _points(values: np.ndarray) -> str:
-    return with_error(values, "+.2f")
-
-
 def _accuracies(config: Config, context: Context, found: Found, dense: list[float]) -> Table:
     seeds = len(context.seeds)
-    table = Table(
-        title=f"LeNet-5 on {context.data.name}, {config.images:,} test images, mean of {seeds} seeds",
-        caption=f"Trained on without constraint: {with_error(100 * np.array(dense), '.2f')} %.",
-        box=rich.box.SIMPLE_HEAD,
+    table = _tables.blank(
+        f"LeNet-5 on {context.data.name}, {config.images:,} test images, mean of {seeds} seeds",
+        ("fragment", "method", "just polarized %", "retrained, on levels %"),
+        text=("method",),
+        caption=f"Trained on without constraint: {percent(dense)} %.",
     )
-    for title in ("fragment", "method", "just polarized %", "retrained, on levels %"):
-        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
     for m in found["ADMM"]:
         for method, outcomes in found.items():
-            cells = (
-                with_error(100 * np.array([getattr(o, key) for o in outcomes[m]]), ".2f")
-                for key in ("landed", "accuracy")
-            )
+            cells = (percent(values(outcomes[m], key)) for key in ("landed", "accuracy"))
             table.add_row(str(m), method, *cells, end_section=method == "one-shot")
     return table
 
 
 def _noise(config: Config, context: Context, noisy: dict[str, list[float]]) -> Table:
     chips = config.chips * len(context.seeds)
-    table = Table(
-        title=f"points lost to log-normal noise of {config.noise:g} in cells, {chips} chips",
-        box=rich.box.SIMPLE_HEAD,
-    )
-    for title in ("weights", "lost"):
-        table.add_column(title, justify="right" if title == "lost" else "left", no_wrap=True)
+    title = f"points lost to log-normal noise of {config.noise:g} in cells, {chips} chips"
+    table = _tables.blank(title, ("weights", "lost"))
     for name, losses in noisy.items():
-        table.add_row(name, with_error(np.array(losses), ".2f"))
+        table.add_row(name, with_error(losses, ".2f"))
     return table
 
 
 def _silicon(silicon: dict[str, Silicon]) -> Table:
-    table = Table(
-        title="one image on crossbars, modelled",
+    table = _tables.blank(
+        "one image on crossbars, modelled",
+        ("design", "arrays", "mm2", "us", "uJ", "images / s mm2"),
         caption="FORMS' logic for signs and zeros is not counted: its power and area are not known here.",
-        box=rich.box.SIMPLE_HEAD,
     )
-    for title in ("design", "arrays", "mm2", "us", "uJ", "images / s mm2"):
-        table.add_column(title, justify="left" if title == "design" else "right", no_wrap=True)
     for name, s in silicon.items():
         cells = (
             f"{s.area_mm2:.3f}",
@@ -349,13 +299,11 @@ def _silicon(silicon: dict[str, Silicon]) -> Table:
 
 def _draw(context: Context, found: Found, dense: list[float]) -> None:
     figure, axes = _plots.blank()
-    axes.axhline(100 * np.mean(dense), color=_plots.GREY, linestyle="--", linewidth=1.2, label="dense")
+    _plots.level(axes, float(np.mean(dense)), "dense")
     for (method, outcomes), colour in zip(found.items(), _plots.COLOURS, strict=False):
         for key, line, moment in (("accuracy", "-", "retrained"), ("landed", ":", "just polarized")):
-            values = [100 * np.array([getattr(o, key) for o in each]) for each in outcomes.values()]
-            errors = [standard_error(each) or 0.0 for each in values]
-            style = dict(color=colour, linestyle=line, marker="o", markersize=4, capsize=3, label=f"{method}, {moment}")
-            axes.errorbar(list(outcomes), [each.mean() for each in values], errors, **style)
+            style = dict(color=colour, linestyle=line, marker="o", markersize=4, label=f"{method}, {moment}")
+            _plots.seeded(axes, list(outcomes), [values(each, key) for each in outcomes.values()], **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(found["ADMM"]), [str(m) for m in found["ADMM"]])
     axes.set_xlabel("rows of a fragment")

@@ -20,13 +20,12 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import rich.box
 from rich.table import Table
 
-from experiments import _plots
+from experiments import _plots, _tables
 from experiments._haq_study import MOST, Numbers, Study
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, points, verdict
 
 _UNIFORM, _RANDOM, _AGENT = "uniform", "random, wall", "DDPG, wall (published)"
 _GRADIENT, _EXACT = "gradients", "dynamic programme"
@@ -80,11 +79,9 @@ def run(config: Config, context: Context) -> dict[str, Any]:
                 share = study.cost(policy) / study.cost(study.uniform(MOST))
                 outcome = {"accuracy": study.accuracy(policy), "share": share, "policy": policy}
                 found[bits][method].append(outcome)
-                line = f"seed {seed}, cycles of {bits} bits, {method}: {outcome['accuracy']:.2%}"
-                context.console.print(line, highlight=False)
+                context.say(f"seed {seed}, cycles of {bits} bits, {method}: {outcome['accuracy']:.2%}")
     claims = _claims(found)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
+    context.say(*claims)
     context.console.print(_table(context, found, ends, queries))
     _draw(context, found, ends)
     return {"claims": claims, "queries": queries, "ends": ends, "found": found}
@@ -115,48 +112,31 @@ def _claims(found: Found) -> list[str]:
     for one, other, claim in pairs:
         for bits in found:
             ahead = _ahead(found[bits], one, other)
-            lines.append(f"{_verdict(ahead)} at the cycles of {bits} bits: {claim} ({_points(ahead)} points).")
+            said = verdict(ahead, "Found", "Not found")
+            lines.append(f"{said} at the cycles of {bits} bits: {claim} ({points(ahead)} points).")
     return lines
 
 
 def _ahead(outcomes: dict[str, list[dict]], one: str, other: str) -> np.ndarray:
-    """Test accuracy, paired by seed: the same trained network and batches on both sides."""
-    return np.subtract(*([outcome["accuracy"] for outcome in outcomes[method]] for method in (one, other)))
-
-
-def _verdict(differences: np.ndarray) -> str:
-    mean, error = differences.mean(), standard_error(differences)
-    if error is None:
-        return "One seed tells nothing"
-    return "Found" if mean > 2 * error else "Undecided" if mean > error else "Not found"
-
-
-def _points(values: np.ndarray) -> str:
-    return with_error(100 * values, "+.2f")
-
-
-def _percent(values: Any) -> str:
-    return with_error(100 * np.asarray(values), ".2f")
+    """By how many points of test accuracy, paired by seed: the same trained network and batches on both sides."""
+    return 100 * np.subtract(*([outcome["accuracy"] for outcome in outcomes[method]] for method in (one, other)))
 
 
 def _table(context: Context, found: Found, ends: dict[str, list[float]], queries: int) -> Table:
     seeds, n = len(context.seeds), len(context.data.test)
-    shown = ", ".join(f"{name} {_percent(values)} %" for name, values in ends.items())
-    table = Table(
-        title=f"{context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}, {queries} queries",
+    shown = ", ".join(f"{name} {percent(values)} %" for name, values in ends.items())
+    table = _tables.blank(
+        f"{context.data.name}, {n:,} test images, mean of {seeds} seed{'s' * (seeds > 1)}, {queries} queries",
+        ("cycles of", "method", "cycles, % of 8 bits", "test %", "ahead of uniform"),
+        text=("method",),
         caption=f"{shown}. No figure of the paper is for this network.",
-        box=rich.box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
     )
-    for column in ("cycles of", "method", "cycles, % of 8 bits", "test %", "ahead of uniform"):
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for bits, outcomes in found.items():
         for method in _METHODS:
             share, accuracy = ([outcome[key] for outcome in outcomes[method]] for key in ("share", "accuracy"))
-            ahead = "" if method == _UNIFORM else _points(_ahead(outcomes, method, _UNIFORM))
+            ahead = "" if method == _UNIFORM else points(_ahead(outcomes, method, _UNIFORM))
             label = f"{bits} bits" if method == _UNIFORM else ""
-            cells = (label, method, f"{100 * np.mean(share):.1f}", _percent(accuracy), ahead)
+            cells = (label, method, f"{100 * np.mean(share):.1f}", percent(accuracy), ahead)
             table.add_row(*cells, end_section=method == _METHODS[-1])
     return table
 
@@ -164,16 +144,13 @@ def _table(context: Context, found: Found, ends: dict[str, list[float]], queries
 def _draw(context: Context, found: Found, ends: dict[str, list[float]]) -> None:
     """Test accuracy against the budget."""
     figure, axes = _plots.blank()
-    axes.axhline(100 * np.mean(ends["8 bits"]), color=_plots.GREY, linestyle="--", linewidth=1.2, label="8 bits")
+    _plots.level(axes, float(np.mean(ends["8 bits"])), "8 bits")
+    # Shares of the budget, so of all methods.
+    budgets = [100 * np.mean([outcome["share"] for outcome in outcomes[_UNIFORM]]) for outcomes in found.values()]
     for method, colour, marker in zip(_METHODS, _plots.COLOURS, _plots.MARKERS, strict=False):
-        rows = []
-        for outcomes in found.values():
-            accuracy = [outcome["accuracy"] for outcome in outcomes[method]]
-            share = np.mean([outcome["share"] for outcome in outcomes[_UNIFORM]])  # of the budget, so of all methods
-            rows.append((100 * share, 100 * np.mean(accuracy), 100 * (standard_error(accuracy) or 0.0)))
-        x, mean, error = np.array(rows).T
-        style = dict(color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=3)
-        axes.errorbar(x, mean, error, label=method, **style)
+        shares = [[outcome["accuracy"] for outcome in outcomes[method]] for outcomes in found.values()]
+        style = dict(color=colour, marker=marker, markersize=5, linewidth=1.6, label=method)
+        _plots.seeded(axes, budgets, shares, **style)
     axes.set_xlabel("budget (% of the cycles of 8 bits)")
     axes.set_ylabel("test accuracy (%)")
     axes.legend(frameon=False)

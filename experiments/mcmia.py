@@ -18,10 +18,9 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-import rich.box
 from rich.table import Table
 
-from experiments import _membership
+from experiments import _membership, _tables
 from experiments._defences import Config, Defences
 from experiments._frontier import Point, frontier
 from experiments._registry import Context, experiment
@@ -52,8 +51,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     members = _membership.size_of(context.data, config.members)
     budgets = {f"{noise:g}": defences.epsilon(noise, members) for noise in config.private}
     claims = verdicts(found, chosen)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
+    context.say(*claims)
     context.console.print(_table(context, found, chosen, budgets, members))
     _draw(context, found, chosen)
     return {"claims": claims, "chosen": chosen, "epsilon": budgets, "trials": found}
@@ -153,14 +151,11 @@ def _signed(values: list[float]) -> str:
 def _table(context: Context, found: Outcomes, chosen: dict[str, str], epsilon: dict[str, float], members: int) -> Table:
     seeds = len(context.seeds)
     budgets = ", ".join(f"{value:.3g} at noise {noise}" for noise, value in epsilon.items())
-    table = Table(
-        title=f"LeNet-300-100 on {members:,} images of {context.data.name}, mean of {seeds} seed{'s' * (seeds > 1)}",
+    table = _tables.blank(
+        f"LeNet-300-100 on {members:,} images of {context.data.name}, mean of {seeds} seed{'s' * (seeds > 1)}",
+        ("defence", "train %", "test %", "loss\nattack", "network\nattack", "better\nattack %"),
         caption=f"* chosen on validation. DP-SGD's epsilon: {budgets}. {_PAPER}",
-        box=rich.box.SIMPLE_HEAD,
     )
-    table.add_column("defence", no_wrap=True)
-    for column in ("train %", "test %", "loss\nattack", "network\nattack", "better\nattack %"):
-        table.add_column(column, justify="right", no_wrap=True)
     for method, settings in found.items():
         for setting, outcomes in settings.items():
             attacks = [[o["attack"]["test"][name] for o in outcomes] for name in _membership.ATTACKERS]

@@ -16,17 +16,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
-import rich.box
 from rich.table import Table
 
 import jaxcomp as jc
-from experiments import _plots
-from experiments._classifier import Classifier, Landing
-from experiments._data import Split
+from experiments import _plots, _tables
+from experiments._classifier import Classifier
+from experiments._compression_report import values
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, points, verdict
 from jaxcomp import Crossbar, Stored, stored, trace
 
 # Kept filters of conv1 and of conv2, and units of fc1; with each go the weights that read it in the next layer.
@@ -91,15 +89,7 @@ Found = dict[str, list[Outcome]]  # by rate, a seed an entry
     data="mnist",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    task = Classifier(
-        LeNet5(context.data.num_classes),
-        context.data,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        folder=context.folder,
-        console=context.console,
-    )
+    task = Classifier.of(LeNet5, config, context)
     study = _Study(task, config)
     dense, found, one_shot = [], {rate: [] for rate in config.rates}, {rate: [] for rate in config.rates}
     for seed in context.seeds:
@@ -107,11 +97,10 @@ def run(config: Config, context: Context) -> dict[str, Any]:
         for rate in config.rates:
             found[rate].append(study.outcome(seed, rate))
             one_shot[rate].append(study.accuracy(study.pruned(seed, rate, None)))
-        context.console.print(f"seed {seed} done", highlight=False)
+        context.say(f"seed {seed} done")
     rates = {rate: study.rate(rate) for rate in config.rates}
     claims = _claims(config, found, one_shot, dense)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
+    context.say(*claims)
     context.console.print(_table(config, context, found, one_shot, dense, rates))
     _draw(context, config, found, rates)
     return {"claims": claims, "dense": dense, "found": found, "one_shot": one_shot, "rates": rates}
@@ -123,25 +112,23 @@ class _Study:
     def __init__(self, task: Classifier, config: Config):
         self.task, self.config = task, config
         self._template = task.init(0)
-        self._decaying = {
-            rounds: optax.adam(optax.cosine_decay_schedule(config.learning_rate, rounds * task.steps))
-            for rounds in (config.retrain, config.rounds + config.retrain)
-        }
         image = task.data.test.image[:1]
         self._work = trace(lambda p, x: task.model.apply({"params": p}, x), self._template, image)
         self.trained = functools.cache(self._trained)
 
     def dense(self, seed: int) -> Any:
         """The network trained on without constraint, for as many steps as both ways have."""
-        return self._retrained(self.trained(seed), {}, seed, self.config.rounds + self.config.retrain)
+        return self.task.retrained(self.trained(seed), {}, seed=seed, rounds=self.config.rounds + self.config.retrain)
 
     def pruned(self, seed: int, rate: str, rho: float | None) -> Any:
         """By ADMM, or without rho at once; retrained."""
-        spec, params, rounds = self.spec(rate), self.trained(seed), self.config.rounds
+        spec, params = self.spec(rate), self.trained(seed)
+        rounds, retrain = self.config.rounds, self.config.retrain
         if rho is None:
-            return self._retrained(jc.project(spec, params), spec, seed, rounds + self.config.retrain)
-        params = self._solve(params, jc.ADMM(spec, rho=rho, growth=self.config.growth), seed, rounds)
-        return self._retrained(params, spec, seed, self.config.retrain)
+            return self.task.retrained(jc.project(spec, params), spec, seed=seed, rounds=rounds + retrain)
+        solver = jc.ADMM(spec, rho=rho, growth=self.config.growth)
+        params = self.task.solved(params, solver, seed=seed, rounds=rounds).params
+        return self.task.retrained(params, spec, seed=seed, rounds=retrain)
 
     def outcome(self, seed: int, rate: str) -> Outcome:
         """Of ADMM, pruned and then on conductances."""
@@ -150,15 +137,15 @@ class _Study:
         for bits in self.config.bits:
             spec = self._on_conductances(bits)
             solver = jc.ADMM(spec, rho=self.config.levels_rho, growth=self.config.growth)
-            landed = self._solve(params, solver, seed + 3000, self.config.levels, hold=self.spec(rate))
+            options = dict(seed=seed + 3000, rounds=self.config.levels, hold=self.spec(rate))
+            landed = self.task.solved(params, solver, **options).params
             levels[bits] = self.accuracy(landed)
             saved[bits] = self.saved(jc.footprint(spec, landed))
         return Outcome(self.accuracy(params), levels, saved)
 
     def accuracy(self, params: Any) -> float:
         """Share of test images classified right."""
-        test, n = self.task.data.test, self.config.images
-        return self.task.accuracy(params, Split(test.image[:n], test.label[:n]))
+        return self.task.accuracy(params, self.task.data.test.first(self.config.images))
 
     def saved(self, footprints: dict[str, jc.Footprint]) -> float:
         """Share of arrays that compression saves, beside the dense network of 9 bits.
@@ -196,73 +183,37 @@ class _Study:
         return jc.assign(self._template, {r".*/kernel": jc.Quantized(states)})
 
     def _trained(self, seed: int) -> Any:
-        return self._solve(self.task.init(seed), jc.ADMM({}), seed, self.config.pretrain)
-
-    def _retrained(self, params: Any, spec: jc.Spec, seed: int, rounds: int) -> Any:
-        batches = self.task.batches(seed + 2000, rounds)
-        options = dict(optimizer=self._decaying[rounds], rounds=0, steps=self.task.steps, retrain=rounds)
-        return jc.solve(self.task.loss, params, batches, Landing(spec), **options).params
-
-    def _solve(self, params: Any, solver: jc.Solver, seed: int, rounds: int, hold: Any = None) -> Any:
-        return jc.solve(
-            self.task.loss,
-            params,
-            self.task.batches(seed, rounds),
-            solver,
-            optimizer=self.task.constant,
-            rounds=rounds,
-            steps=self.task.steps,
-            hold=hold,
-        ).params
+        return self.task.solved(self.task.init(seed), jc.ADMM({}), seed=seed, rounds=self.config.pretrain).params
 
 
 def _claims(config: Config, found: Found, one_shot: dict[str, list[float]], dense: list[float]) -> list[str]:
     """What the run says of the paper's claims."""
     lines = []
     for rate, outcomes in found.items():
-        pruned = np.array([o.accuracy for o in outcomes])
+        pruned = values(outcomes, "accuracy")
         lost = 100 * (np.array(dense) - pruned)
         most = _MOST[rate]
-        lines.append(f"{_verdict(most - lost)}: {rate} costs at most {most:g} points ({_points(lost)}).")
+        lines.append(f"{verdict(most - lost)}: {rate} costs at most {most:g} points ({points(lost)}).")
         gain = 100 * (pruned - np.array(one_shot[rate]))
-        lines.append(f"{_verdict(gain)}: ADMM is ahead of one-shot at {rate} ({_points(gain)} points).")
+        lines.append(f"{verdict(gain)}: ADMM is ahead of one-shot at {rate} ({points(gain)} points).")
         for bits in config.bits:
             more = 100 * (pruned - np.array([o.levels[bits] for o in outcomes]))
-            lines.append(
-                f"{_verdict(0.3 - more)}: {bits} bits at {rate} cost at most 0.3 points more ({_points(more)})."
-            )
+            lines.append(f"{verdict(0.3 - more)}: {bits} bits at {rate} cost at most 0.3 points more ({points(more)}).")
     return lines
-
-
-def _verdict(margins: np.ndarray) -> str:
-    mean, error = margins.mean(), standard_error(margins)
-    if error is None:
-        return "One seed tells nothing"
-    return "Holds" if mean > 2 * error else "Undecided" if mean > error else "Does not hold"
-
-
-def _points(values: np.ndarray) -> str:
-    return with_error(values, "+.2f")
 
 
 def _table(config: Config, context: Context, found: Found, one_shot, dense, rates) -> Table:
     seeds = len(context.seeds)
-    table = Table(
-        title=f"LeNet-5 on {context.data.name}, {config.images:,} test images, mean of {seeds} seeds",
-        caption=f"Trained on: {with_error(100 * np.array(dense), '.2f')} %. {_PUBLISHED}",
-        box=rich.box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    columns = ["one-shot %", "ADMM %", *(f"{bits} bits %" for bits in config.bits)]
+    columns = ["weights", "one-shot %", "ADMM %", *(f"{bits} bits %" for bits in config.bits)]
     columns += [f"saved\n{bits} bits %" for bits in config.bits] + ["1 - 1/rate\n%"]
-    table.add_column("weights", no_wrap=True)
-    for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _tables.blank(
+        f"LeNet-5 on {context.data.name}, {config.images:,} test images, mean of {seeds} seeds",
+        columns,
+        caption=f"Trained on: {percent(dense)} %. {_PUBLISHED}",
+    )
     for rate, outcomes in found.items():
-        cells = [with_error(100 * np.array(one_shot[rate]), ".2f")]
-        cells.append(with_error(100 * np.array([o.accuracy for o in outcomes]), ".2f"))
-        cells += [with_error(100 * np.array([o.levels[bits] for o in outcomes]), ".2f") for bits in config.bits]
+        cells = [percent(one_shot[rate]), percent(values(outcomes, "accuracy"))]
+        cells += [percent([o.levels[bits] for o in outcomes]) for bits in config.bits]
         cells += [f"{100 * np.mean([o.saved[bits] for o in outcomes]):.2f}" for bits in config.bits]
         cells.append(f"{100 * (1 - 1 / rates[rate]):.2f}")
         table.add_row(f"{rates[rate]:.1f}x", *cells)
@@ -274,11 +225,8 @@ def _draw(context: Context, config: Config, found: Found, rates: dict[str, float
     curves = {"pruned": lambda o: o.accuracy}
     curves |= {f"on {bits} bits": lambda o, bits=bits: o.levels[bits] for bits in config.bits}
     for (name, read), colour, marker in zip(curves.items(), _plots.COLOURS, _plots.MARKERS, strict=False):
-        values = [100 * np.array([read(o) for o in outcomes]) for outcomes in found.values()]
-        errors = [standard_error(each) or 0.0 for each in values]
-        places = [rates[rate] for rate in found]
-        style = dict(color=colour, marker=marker, capsize=3, label=name)
-        axes.errorbar(places, [each.mean() for each in values], errors, **style)
+        shares = [[read(o) for o in outcomes] for outcomes in found.values()]
+        _plots.seeded(axes, [rates[rate] for rate in found], shares, color=colour, marker=marker, label=name)
     axes.set_xscale("log")
     axes.set_xticks([rates[rate] for rate in found], [f"{rates[rate]:.0f}×" for rate in found])
     axes.set_xlabel("weights before / weights kept")

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 import jaxcomp as jc
 from experiments import _attacks, _min_max_report, _victims
@@ -136,29 +135,25 @@ def run(config: Config, context: Context) -> dict[str, Any]:
 def _outcome(config: Config, context: Context, seed: int) -> dict[str, Any]:
     """Everything that is measured with one seed; shares are from 0 to 1."""
     start = time.perf_counter()
-    data, say = context.data, functools.partial(_say, context.console, seed)
+    data = context.data
     split = _shuffled(getattr(data, config.split), seed)
     training: dict[str, Any] = dict(batch_size=config.batch_size, learning_rate=config.learning_rate, seed=seed)
-    say("training the victims")
+    context.say(f"seed {seed}: training the victims")
     train = functools.partial(trained, split=data.train, steps=config.train, **training)
     losses = dict.fromkeys(VICTIMS, cross_entropies) | {"robust": _on_attacked("linf", config.robust, config.inner)}
     params = {name: train(model=model, risks=losses[name]) for name, model in VICTIMS.items()}
     versatile = train(model=LeNet(), risks=_on_transformed)
-    say("attacking")
+    context.say(f"seed {seed}: attacking")
     outcome = {
         "accuracy": {name: _share(right(VICTIMS[name], p, split.image, split.label)) for name, p in params.items()},
         **_ensemble(config, params, split, seed),
         "universal": {name: _universal(config, VICTIMS[name], params[name], split) for name in config.grouped},
         "transformed": _transformed(config, versatile, split, seed),
     }
-    say("training defences")
+    context.say(f"seed {seed}: training defences")
     defend = functools.partial(trained, Perceptron(width=256), data.train, steps=config.defend, **training)
     outcome["defence"] = {name: _defence(config, name, defend, split) for name in config.defences}
     return outcome | {"seconds": time.perf_counter() - start}
-
-
-def _say(console: Console, seed: int, what: str) -> None:
-    console.print(f"seed {seed}: {what}", highlight=False)
 
 
 def _shuffled(split: Split, seed: int) -> Split:

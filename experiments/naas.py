@@ -19,10 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.box
 from rich.table import Table
 
-from experiments import _plots
+from experiments import _plots, _tables
 from experiments._naas_evolution import Normal, outer_generation
 from experiments._naas_gradient import descend
 from experiments._naas_space import IMPORTANCE, INDEX, SIZING, Envelope, Space, alexnet
@@ -75,7 +74,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
         last = curves[_METHODS[IMPORTANCE]][-1][-1]
         curves[_GRADIENT].append(_descended(config, envelope, layers, seed, last[0], last[1]))
         shown = ", ".join(f"{name} {np.exp(found[-1][-1][2]):.3g}" for name, found in curves.items())
-        context.console.print(f"seed {seed}: {shown}", highlight=False)
+        context.say(f"seed {seed}: {shown}")
     evaluations = min(found[-1][0] for runs in curves.values() for found in runs)
     seconds = min(found[-1][1] for runs in curves.values() for found in runs)
     found = {
@@ -88,8 +87,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
         for name, runs in curves.items()
     }
     claims = _claims(found)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
+    context.say(*claims)
     context.console.print(_table(found, evaluations, seconds))
     _draw(context, curves)
     return {"claims": claims, "found": found, "evaluations": evaluations, "equal_seconds": seconds, "curves": curves}
@@ -160,10 +158,8 @@ def _table(found: dict[str, dict[str, list[float]]], evaluations: int, seconds: 
     title = (
         f"energy x delay, MAC energies x cycles, median of {len(next(iter(found.values()))['seconds'])} seeds (range)"
     )
-    table = Table(title=title, box=rich.box.SIMPLE_HEAD)
-    columns = f"after {evaluations:,} evaluations", f"after {seconds:.2f} s", "evaluations a second"
-    for column in ("search", *columns):
-        table.add_column(column, justify="left" if column == "search" else "right")
+    columns = "search", f"after {evaluations:,} evaluations", f"after {seconds:.2f} s", "evaluations a second"
+    table = _tables.blank(title, columns)
     for name, each in found.items():
         spans = [
             f"{np.median(x):.3e} ({min(x):.2e} to {max(x):.2e})"

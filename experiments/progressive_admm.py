@@ -22,7 +22,7 @@ from experiments._classifier import Classifier, gradual_magnitude
 from experiments._compression_report import Outcome, Row, ahead, curve_point, summary, table, values
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import points, standard_error
 
 _LAYERS = ("conv1", "conv2", "fc1", "fc2")
 _PAPER = (
@@ -65,15 +65,7 @@ class Config:
     summary="LeNet-5 pruned and quantized by ADMM in steps, beside magnitude pruning",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    task = Classifier(
-        LeNet5(context.data.num_classes),
-        context.data,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        folder=(context.folder / "checkpoints").absolute(),
-        console=context.console,
-    )
+    task = Classifier.of(LeNet5, config, context)
     methods = _Methods(task, config)
     runs: dict[str, list[jc.Result]] = defaultdict(list)
     for seed in context.seeds:
@@ -92,8 +84,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     ]
     context.console.print(table(context, "LeNet-5", {"": rows}, rival="dense", compared=("accuracy",), caption=_PAPER))
     verdicts = _verdicts(found)
-    for line in verdicts:
-        context.console.print(line, highlight=False)
+    context.say(*verdicts)
     means = {
         name: summary(outcomes) | {"diverged": any(result.diverged for result in runs[name])}
         for name, outcomes in found.items()
@@ -174,12 +165,12 @@ def _verdicts(found: dict[str, list[Outcome]]) -> list[str]:
     return lines
 
 
-def _compared(points: np.ndarray) -> str:
-    mean, error = points.mean(), standard_error(points)
+def _compared(gains: np.ndarray) -> str:
+    mean, error = gains.mean(), standard_error(gains)
     if error is None:
         return f"{mean:+.2f} points (one seed)"
     verdict = "better" if mean > error else "worse" if mean < -error else "no difference beyond a standard error"
-    return f"{with_error(points, '+.2f')} points: {verdict}"
+    return f"{points(gains)} points: {verdict}"
 
 
 def _draw(context: Context, found: dict[str, list[Outcome]], history: list[dict[str, Any]], first: Any) -> None:

@@ -89,13 +89,12 @@ def run(config: Config, context: Context) -> dict[str, Any]:
         for name in _graph_report.DEFENCES:
             trained[name].append(study.robust(name, natural, seed))
         worst = ", ".join(f"{name} {100 * outcomes[-1]['worst']:.1f} %" for name, outcomes in trained.items())
-        context.console.print(f"seed {seed}, error under the strongest attack: {worst}", highlight=False)
+        context.say(f"seed {seed}, error under the strongest attack: {worst}")
     attacks, defences = (
         {name: _graph_report.means(outcomes) for name, outcomes in found.items()} for found in (attacked, trained)
     )
     verdicts = _graph_report.verdicts(attacked, trained)
-    for line in verdicts:
-        context.console.print(line, highlight=False)
+    context.say(*verdicts)
     context.console.print(_graph_report.attack_table(config, context, study, attacks))
     context.console.print(_graph_report.defence_table(config, context, study, defences))
     _graph_report.draw(context, attacks, defences)

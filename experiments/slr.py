@@ -23,17 +23,18 @@ import optax
 
 import jaxcomp as jc
 from experiments import _plots
-from experiments._classifier import Classifier, Landing, gradual_magnitude
+from experiments._classifier import Classifier, gradual_magnitude
 from experiments._compression_report import Outcome, Row, ahead, curve_point, table, values
 from experiments._models import LeNet300
 from experiments._registry import Context, experiment
-from experiments._statistics import standard_error, with_error
+from experiments._statistics import percent, points, verdict
 
 _TUNING = 1000  # the seed of the network that numbers are chosen on
 _ONE_SHOT, _GRADUAL, _DYNAMIC = "one-shot magnitude", "gradual magnitude", "dynamic"
 _ADMM, _SLR = "ADMM, growing rho", "SLR, growing rho"
 _ADMM_CONSTANT, _SLR_CONSTANT = "ADMM, constant rho", "SLR, constant rho"
 _PAIRS = {_ADMM: _SLR, _ADMM_CONSTANT: _SLR_CONSTANT}
+_WORDS = "Reproduced", "Not reproduced"
 
 Found = dict[str, list[Outcome]]  # of every method, a seed an entry
 
@@ -87,21 +88,13 @@ class Config:
     data="mnist",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    task = Classifier(
-        LeNet300(context.data.num_classes),
-        context.data,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        folder=context.folder,
-        console=context.console,
-    )
+    task = Classifier.of(LeNet300, config, context)
     comparison = _Comparison(task, config)
     tried = comparison.tried(max(config.rates))
     chosen = {method: max(trials, key=lambda trial: trial["validation"]) for method, trials in tried.items()}
     for method, best in chosen.items():
         shown = ", ".join(f"{name} {value:.3g}" for name, value in best.items())
-        context.console.print(f"best of {len(tried[method])}: {method}: {shown}", highlight=False)
+        context.say(f"best of {len(tried[method])}: {method}: {shown}")
     pruned = {rate: comparison.pruned(rate, chosen, context.seeds) for rate in config.rates}
     found = {
         rate: {
@@ -112,10 +105,8 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     }
     dense = [task.accuracy(comparison.dense(seed), context.data.test) for seed in context.seeds]
     claims = _claims(found)
-    for line in claims:
-        context.console.print(line, highlight=False, soft_wrap=True)
-    trained_on = with_error(100 * np.array(dense), ".2f")
-    caption = f"Trained on without pruning: {trained_on} %. No figure of the paper is for this network."
+    context.say(*claims)
+    caption = f"Trained on without pruning: {percent(dense)} %. No figure of the paper is for this network."
     sections = {f"{rate:g}x": _rows(outcomes) for rate, outcomes in found.items()}
     context.console.print(
         table(
@@ -139,7 +130,6 @@ class _Comparison:
 
     def __init__(self, task: Classifier, config: Config):
         self.task, self.config = task, config
-        self._decaying = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.retrain * task.steps))
         self._template = task.init(0)
         self._kernels = jc.assign(self._template, {r".*/kernel": jc.Sparse(1.0)})
         self._gradual = functools.cache(self._gradual_pruning)  # an optimiser is a compilation
@@ -173,16 +163,7 @@ class _Comparison:
 
     def measured(self, params: Any, rate: float, seed: int) -> Outcome:
         """What hard pruning left, and a few rounds of masked retraining at a decaying rate after it."""
-        retrained = jc.solve(
-            self.task.loss,
-            params,
-            self.task.batches(seed + 2000, self.config.retrain),
-            Landing(self._spec(rate)),
-            optimizer=self._decaying,
-            rounds=0,
-            steps=self.task.steps,
-            retrain=self.config.retrain,
-        ).params
+        retrained = self.task.retrained(params, self._spec(rate), seed=seed, rounds=self.config.retrain)
         return self.task.measured(params, retrained, jc.report(self._kernels, retrained))
 
     def _trials(self) -> dict[str, list[dict[str, float]]]:
@@ -210,15 +191,16 @@ class _Comparison:
             solver = jc.ADMM(spec, **numbers)
         else:
             solver = jc.SLR(spec, **numbers)
-        return [self._solve(self.trained(seed), solver, seed, self.config.rounds, optimizer) for seed in seeds]
+        options = dict(rounds=self.config.rounds, optimizer=optimizer)
+        return [self.task.solved(self.trained(seed), solver, seed=seed, **options) for seed in seeds]
 
     def _trained(self, seed: int) -> Any:
         """The network that all methods start from."""
-        return self._solve(self.task.init(seed), jc.ADMM({}), seed, self.config.pretrain).params
+        return self.task.solved(self.task.init(seed), jc.ADMM({}), seed=seed, rounds=self.config.pretrain).params
 
     def _dense(self, seed: int) -> Any:
         """The same, trained on for as many rounds as the methods have."""
-        return self._solve(self.trained(seed), jc.ADMM({}), seed, self.config.rounds).params
+        return self.task.solved(self.trained(seed), jc.ADMM({}), seed=seed, rounds=self.config.rounds).params
 
     def _gradual_pruning(self, rate: float, every: int, share: float) -> optax.GradientTransformation:
         steps = int(share * self.config.rounds * self.task.steps) // every * every
@@ -229,17 +211,6 @@ class _Comparison:
         sizes = [layer["kernel"].size for _, layer in sorted(self._template.items())]
         density = (sum(sizes) / rate - sizes[-1]) / sum(sizes[:-1])
         return jc.assign(self._template, {r"fc[12]/kernel": jc.Sparse(density)})
-
-    def _solve(self, params, solver, seed, rounds, optimizer=None) -> jc.Solution:
-        return jc.solve(
-            self.task.loss,
-            params,
-            self.task.batches(seed, rounds),
-            solver,
-            optimizer=optimizer or self.task.constant,
-            rounds=rounds,
-            steps=self.task.steps,
-        )
 
 
 def _is_splitting(method: str) -> bool:
@@ -252,31 +223,21 @@ def _claims(found: dict[float, Found]) -> list[str]:
     lines = []
     for admm, ours in _PAIRS.items():
         low, high = (ahead(found[rate][ours], found[rate][admm], "landed") for rate in (first, last))
-        lines.append(f"{_verdict(high)}: {ours}, is ahead of ADMM at {last:g}x ({_points(high)} points).")
+        lines.append(f"{verdict(high, *_WORDS)}: {ours}, is ahead of ADMM at {last:g}x ({points(high)} points).")
         if last > first:
             lead = f"{ours}: its lead over ADMM grows from {first:g}x to {last:g}x"
-            lines.append(f"{_verdict(high - low)}: {lead} ({_points(high - low)} points).")
+            lines.append(f"{verdict(high - low, *_WORDS)}: {lead} ({points(high - low)} points).")
     means = {method: values(outcomes, "landed").mean() for method, outcomes in found[last].items()}
     best = max((method for method in means if not method.startswith("SLR")), key=means.__getitem__)
     over = ahead(found[last][_rival(best)], found[last][best], "landed")
-    lines.append(f"{_verdict(over)}: SLR is ahead of the best other at {last:g}x, {best} ({_points(over)} points).")
+    lead = f"SLR is ahead of the best other at {last:g}x, {best}"
+    lines.append(f"{verdict(over, *_WORDS)}: {lead} ({points(over)} points).")
     return lines
-
-
-def _verdict(differences: np.ndarray) -> str:
-    mean, error = differences.mean(), standard_error(differences)
-    if error is None:
-        return "One seed tells nothing"
-    return "Reproduced" if mean > 2 * error else "Undecided" if mean > error else "Not reproduced"
 
 
 def _rival(method: str) -> str:
     """The SLR that a method is set beside: the one with the same kind of rho."""
     return _PAIRS.get(method, _SLR)
-
-
-def _points(differences: np.ndarray) -> str:
-    return with_error(differences, "+.2f")
 
 
 def _draw(context: Context, found: dict[float, Found], dense: list[float]) -> None:

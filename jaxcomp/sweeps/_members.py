@@ -122,34 +122,41 @@ class Program:
         return self.way.parted(jax.tree.map(np.asarray, jax.device_get(results)), count)
 
 
-def compile_batch(call: Call, most: int, memory: int) -> Program:
-    """A program for a batch of up to ``most`` members that runs within ``memory`` bytes.
-
-    How much a batch needs is known once it is compiled. If the first guess, what its arrays and results take, was too
-    wide, a narrower one is compiled.
-    """
+def widest(call: Call, most: int, memory: int) -> Batched:
+    """Up to ``most`` members whose arrays and results take ``memory`` bytes. What more they need the compiler knows."""
     _, _, kept = traced(call)
-    found = compiled(call, Batched(int(np.clip(memory // max(1, kept), 1, most))))
-    if found.held > memory and found.way.width > 1:
-        found = compiled(call, Batched(max(1, found.way.width * memory // found.held)))
-    return found
+    return Batched(int(np.clip(memory // max(1, kept), 1, most)))
+
+
+def within(memory: int, program: Program, call: Call) -> Program:
+    """The program, or one for a narrower batch if it needs more bytes."""
+    if program.held <= memory or program.way.width == 1:
+        return program
+    return compiled(call, Batched(max(1, program.way.width * memory // program.held)))
 
 
 @functools.lru_cache(maxsize=32)
 def compiled(call: Call, way: InTurn) -> Program:
     """The program for a call; one that an earlier sweep has compiled is found again."""
-    one, out, kept = traced(call)
-    lowered = jax.jit(way.mapped(one)).lower(*way.structs(*_structs(call)))
-    program = lowered.compile()
+    _, out, kept = traced(call)
+    program = lowered(call, way).compile()
     used = program.memory_analysis()
     held = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes if used else 0
     return Program(program, way, out, max(held, way.width * kept), kept)
 
 
 @functools.lru_cache(maxsize=32)
+def lowered(call: Call, way: InTurn) -> jax.stages.Lowered:
+    """What the compiler is given; once it is there, another thread, which has not this one's settings, may compile."""
+    one, _, _ = traced(call)
+    return jax.jit(way.mapped(one)).lower(*way.structs(*_structs(call)))
+
+
+@functools.lru_cache(maxsize=32)
 def traced(call: Call) -> tuple[Callable, Any, int]:
     """The call, jitted so that it is traced once however it is mapped; its result; the bytes of both ends of it."""
-    one = jax.jit(lambda member, shared: call(member, shared))
+    # Inlined: XLA would keep a call within the program apart for a while, and end with a longer program.
+    one = jax.jit(lambda member, shared: call(member, shared), inline=True)
     member, shared = _structs(call)
     out = jax.eval_shape(one, member, shared)
     return one, out, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((member, out)))

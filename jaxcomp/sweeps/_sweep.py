@@ -44,7 +44,8 @@ def sweep(
     """``fn(*args, **config)`` for every configuration, with one compilation for all that differ in numbers alone.
 
     Numbers and arrays of a configuration are traced, so `fn` must be pure, as for `jax.jit`; whatever else it holds
-    (strings, functions, the static fields of solvers and constraints) makes groups, each with a program of its own.
+    (strings, functions, the static fields of solvers and constraints) makes groups, each with a program of its own; on
+    a CPU the next group's is compiled while one runs.
 
     A result that holds NaN or infinity is marked as diverged; the others are bit for bit what they would be without it.
 
@@ -102,8 +103,7 @@ def sweep(
         found = len(configs) - len(ledger.missing(range(len(configs))))
         bar = stack.enter_context(SweepProgress(chosen, len(configs), found, enabled=progress, console=console))
         work = Work(fn, prepare, configs, args_structure, arrays, chosen, mesh, chunk, memory, ledger, bar)
-        for group in members:
-            work.through(group)
+        work.through(members)
     return Sweep(
         configs=configs,
         results=ledger.results(),

@@ -1,8 +1,10 @@
-"""A group of configurations, a chunk at a time: claimed, prepared, run, saved."""
+"""Groups of configurations: compiled, and a chunk at a time claimed, prepared, run, saved."""
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,15 +16,24 @@ from jaxcomp.sweeps._configs import Configs
 from jaxcomp.sweeps._groups import Group, Structure, groups
 from jaxcomp.sweeps._identity import name_of
 from jaxcomp.sweeps._ledger import Ledger
-from jaxcomp.sweeps._members import Batched, Call, InTurn, OnDevices, Program, compile_batch, compiled
+from jaxcomp.sweeps._members import Batched, Call, InTurn, OnDevices, Program, compiled, lowered, traced, widest, within
 from jaxcomp.sweeps._progress import SweepProgress
 
 _PATIENCE = 10.0  # seconds: whoever kills a sweep shall not lose much more
 
 
 @dataclasses.dataclass(frozen=True)
+class Begun:
+    """A group whose program is being compiled."""
+
+    group: Group
+    call: Call
+    program: Future[Program]
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
-    """What `jaxcomp.sweep` does for each group of configurations; its fields are the arguments of that."""
+    """What `jaxcomp.sweep` does for its groups of configurations; the fields are the arguments of that."""
 
     fn: Callable
     prepare: Callable | None
@@ -36,14 +47,58 @@ class Work:
     ledger: Ledger
     bar: SweepProgress
 
-    def through(self, group: Group) -> None:
-        """Run all of a group that is missing."""
+    def through(self, members: Sequence[Group]) -> None:
+        """Run all that is missing; on a CPU, while one group runs the next is compiled.
+
+        An accelerator's compiler tries kernels on the device, where those of a run would be in its way.
+        """
+        with ThreadPoolExecutor(max_workers=1) as compiler:
+            begun: Iterator[Begun] = (one for group in members if (one := self._begun(group, compiler)))
+            if jax.default_backend() == "cpu":
+                begun = (one for one, _ in itertools.pairwise(itertools.chain(begun, [None])) if one)
+            for one in begun:
+                self._finish(one)
+
+    def _begun(self, group: Group, compiler: Executor) -> Begun | None:
+        """A group that is traced and given to the compiler; ``None`` if nothing of it is missing."""
         missing = self.ledger.missing(group.indices)
         if not missing:
-            return
-        leaves = dict(zip(group.indices, group.members, strict=True))
+            return None
+        self.bar.show("compiling")
         prepared, _ = self._prepared(missing[0])
-        program = self._program(Call(self.fn, group.structure, prepared, self.args), missing)
+        call = Call(self.fn, group.structure, prepared, self.args)
+        try:
+            way = self._way(call, len(missing))
+            lowered(call, way)
+        except Exception as error:
+            error.add_note(
+                f"while sweep traced {name_of(self.fn)} for configuration {missing[0]}, whose numbers it does not know "
+                "there: name those that decide shapes, or how often a loop runs, in static="
+            )
+            raise
+        _, out, _ = traced(call)
+        if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) for x in jax.tree.leaves(out)):
+            raise ValueError(f"{name_of(self.fn)} returns a random key: return jax.random.key_data of it")
+        self.ledger.admit(out)
+        return Begun(group, call, compiler.submit(compiled, call, way))
+
+    def _way(self, call: Call, count: int) -> InTurn:
+        if self.mode == "map":
+            return InTurn()
+        if self.mesh is not None:
+            return OnDevices(self.mesh.size, mesh=self.mesh)
+        return Batched(min(self.chunk, count)) if self.chunk is not None else widest(call, count, self.memory)
+
+    def _finish(self, begun: Begun) -> None:
+        """Run all of a group that is missing."""
+        group, call, prepared = begun.group, begun.call, begun.call.prepared
+        self.bar.show("compiling")
+        program = begun.program.result()
+        if self.mode == "vmap" and self.chunk is None:
+            program = within(self.memory, program, call)
+        self.bar.show(self.mode)
+        leaves = dict(zip(group.indices, group.members, strict=True))
+        missing = self.ledger.missing(group.indices)
         least, most = self._sizes(program)
         size = least
         while missing:
@@ -74,31 +129,6 @@ class Work:
                 f"{_shapes(expected)} for one before: make the shapes equal, or tell the two apart by a static keyword"
             )
         return group.structure, group.members[0]
-
-    def _program(self, call: Call, missing: Sequence[int]) -> Program:
-        self.bar.show("compiling")
-        try:
-            program = self._compiled(call, len(missing))
-        except Exception as error:
-            error.add_note(
-                f"while sweep traced {name_of(self.fn)} for configuration {missing[0]}, whose numbers it does not know "
-                "there: name those that decide shapes, or how often a loop runs, in static="
-            )
-            raise
-        if any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) for x in jax.tree.leaves(program.out)):
-            raise ValueError(f"{name_of(self.fn)} returns a random key: return jax.random.key_data of it")
-        self.ledger.admit(program.out)
-        self.bar.show(self.mode)
-        return program
-
-    def _compiled(self, call: Call, count: int) -> Program:
-        if self.mode == "map":
-            return compiled(call, InTurn())
-        if self.mesh is not None:
-            return compiled(call, OnDevices(self.mesh.size, mesh=self.mesh))
-        if self.chunk is not None:
-            return compiled(call, Batched(min(self.chunk, count)))
-        return compile_batch(call, count, self.memory)
 
     def _sizes(self, program: Program) -> tuple[int, int]:
         """How many configurations the first chunk has, which is the shortest, and how many the longest may have."""

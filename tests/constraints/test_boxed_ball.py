@@ -10,7 +10,7 @@ import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcomp.constraints import Box, BoxedBall, Chain, Dykstra, L1Ball, L2Ball, Layout, outputs, whole
+from jaxcomp.constraints import Box, BoxedBall, Chain, Dykstra, L1Ball, L2Ball, Layout, blocks, outputs, whole
 from jaxcomp.testing import check_constraint
 from tests.constraints.nearest import MATRIX, arrays, energy, project
 
@@ -115,6 +115,15 @@ def test_groups_are_projected_one_by_one_each_about_its_part_of_the_centre(norm,
     for row in range(3):
         alone = project(BoxedBall(radius, norm, low[row], high[row], centre[row]), x[row])
         np.testing.assert_allclose(z[row], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2"])
+def test_smaller_groups_at_the_border_are_no_farther_from_a_centre_that_is_one_number(norm):
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    one, each = (
+        project(BoxedBall(1.0, norm, -3.0, 3.0, centre, blocks(4, 3)), x) for centre in (0.5, np.full_like(x, 0.5))
+    )
+    np.testing.assert_array_equal(one, each)
 
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])

@@ -15,8 +15,8 @@ from jaxcomp.constraints._lanes import (
     long_sum,
     max_in_lanes,
     max_of_runs,
-    sum_of_runs,
     sums_in_lanes,
+    sums_of_runs,
 )
 
 LENGTHS = [1, 5, 32, 33, 500, 512, 513, 20_000]
@@ -53,7 +53,7 @@ def test_a_number_of_each_row_stands_beside_all_its_lanes(batch, n):
 def test_a_long_sum_is_rounded_less_than_a_plain_one_could_be():
     x = jnp.full(3_000_001, 0.1, jnp.float32)
     exact = 3_000_001 * float(np.float32(0.1))
-    for total in (sums_in_lanes((in_lanes(x, 0),), 1)[0][0], sum_of_runs(in_runs(x, 0))[0, 0], long_sum(x)[0]):
+    for total in (sums_in_lanes((in_lanes(x, 0),), 1)[0][0], sums_of_runs([in_runs(x, 0)])[0][0, 0], long_sum(x)[0]):
         assert abs(float(total) - exact) < 1e-6 * exact
 
 
@@ -63,7 +63,7 @@ def test_runs_hold_the_last_axis_and_sum_to_its_sums(batch, n):
     x = integers(*batch, n)
     runs = in_runs(jnp.asarray(x), 0)
     np.testing.assert_array_equal(from_runs(runs, x.shape), x)
-    np.testing.assert_array_equal(sum_of_runs(runs)[..., 0], x.sum(-1, keepdims=True))
+    np.testing.assert_array_equal(sums_of_runs([runs])[0][..., 0], x.sum(-1, keepdims=True))
     largest = max_of_runs(in_runs(jnp.asarray(x), -jnp.inf))
     np.testing.assert_array_equal(largest[..., 0], x.max(-1, keepdims=True))
 

@@ -33,6 +33,14 @@ def test_digits_splits_share_no_image_and_have_equal_class_shares():
         np.testing.assert_allclose(np.bincount(split.label) / len(split), 0.1, atol=0.01)
 
 
+def test_the_first_images_are_a_split_with_their_labels():
+    test = load("digits").test
+    first = test.first(3)
+    np.testing.assert_array_equal(first.image, test.image[:3])
+    assert first.label.tolist() == [7, 4, 3] and not first.image.flags.writeable
+    assert len(test.first(1000)) == 400
+
+
 def test_digits_are_the_same_in_every_process():
     # The split decides every published accuracy: a change of it must be seen.
     data = load("digits")

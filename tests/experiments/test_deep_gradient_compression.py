@@ -85,6 +85,7 @@ def test_a_claim_is_reproduced_only_beyond_two_standard_errors(points, claim, ve
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_its_plot_and_every_scheme(tmp_path, capsys):
     settings = ["steps=4", "warm_up=4", "rates=0.1", "hidden=20", "densities=0.1,0.01"]
     command = ["run", "deep-gradient-compression", "--quick", "--data", "digits", "--results", str(tmp_path)]

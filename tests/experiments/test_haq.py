@@ -1,5 +1,6 @@
 """HAQ's parts on small networks: bits as data, the wall, the agent; and a short run."""
 
+import functools
 import json
 
 import jax
@@ -23,6 +24,7 @@ def study():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 def test_the_network_does_the_products_that_its_workload_says():
     params = network.init(LAYERS, jax.random.key(0))
     images = jnp.zeros((2, 28, 28, 1))
@@ -54,14 +56,16 @@ def test_values_have_as_many_levels_as_their_bits_allow(bits):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 def test_many_bits_change_nothing_and_few_change_much(study):
     images = study.data.validation.image[:50]
-    plain = network.logits(LAYERS, study.params, images)
+    logits = jax.jit(functools.partial(network.logits, LAYERS))
+    plain = logits(study.params, images)
 
     def off(bits):
         widths = jnp.full(len(LAYERS), bits)
-        quantized = network.calibrated(LAYERS, study.params, images, widths, widths)
-        return float(jnp.mean(jnp.abs(network.logits(LAYERS, study.params, images, quantized) - plain)))
+        quantized = study._programs.calibrate(study.params, study._calibration, widths, widths)
+        return float(jnp.mean(jnp.abs(logits(study.params, images, quantized) - plain)))
 
     assert off(16.0) < 0.01 * off(2.0)
 
@@ -94,6 +98,7 @@ def test_the_agent_learns_which_action_is_rewarded():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 def test_policies_keep_the_budget_and_the_ends_at_eight_bits(study):
     budget = study.cost(study.uniform(4))
     for policy in (
@@ -106,8 +111,9 @@ def test_policies_keep_the_budget_and_the_ends_at_eight_bits(study):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_plot(tmp_path, capsys):
-    settings = ["steps=30", "queries=3", "warm_up=2"]
+    settings = ["steps=3", "queries=3", "warm_up=2"]  # as many steps as above: compiled already
     assert main(["run", "haq", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0
     (result,) = tmp_path.glob("haq/*/result.json")
     metrics = json.loads(result.read_text())["metrics"]

@@ -131,6 +131,7 @@ def test_queries_alone_do_more_harm_than_chance(graph, params):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_tables_and_plot(tmp_path, capsys):
     settings = ["attacks=2", "steps=2", "epochs=20", "iterations=5", "inner=3", "candidates=128", "directions=16"]
     assert main(["run", "robust-gnn", "--quick", "--seeds", "2", "--results", str(tmp_path), "--set", *settings]) == 0

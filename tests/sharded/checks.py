@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 import jaxcomp as jc  # noqa: E402
+from jaxcomp.constraints import _groupwise  # noqa: E402
 
 P = PartitionSpec
 SHAPE = 64, 128
@@ -48,6 +49,22 @@ SETS = {
     "polarized": jc.Polarized(jc.fragments(8)),
     "a mask": jc.FixedMask(leaf(9) > 0),
 }
+LARGE_SUMS = {  # what takes little of a large leaf though it is found by sums
+    "uniform levels, one scale": jc.Quantized(jc.Uniform(4)),
+    "uniform levels, a scale an output": jc.Quantized(jc.Uniform(4), jc.outputs()),
+    "uniform levels, a scale a fragment": jc.Quantized(jc.Uniform(4), jc.fragments(8)),
+    "binary, one scale": jc.Quantized(jc.Binary()),
+    "ternary, a scale an output": jc.Quantized(jc.Ternary(), jc.outputs()),
+    "diagonals": jc.Tied(jc.diagonals(8)),
+    "magnitudes of diagonals": jc.Tied(jc.diagonals(8), "free"),
+    "l2 ball": jc.L2Ball(1.0),
+    "l1 ball": jc.L1Ball(1.0),
+    "l1 balls of outputs": jc.L1Ball(1.0, jc.outputs()),
+    "simplex": jc.Simplex(),
+    "simplices of outputs": jc.Simplex(1.0, jc.outputs()),
+    "l2 ball in a box": jc.BoxedBall(1.0, "l2", -0.1, 0.2),
+    "l1 balls of outputs in a box": jc.BoxedBall(1.0, "l1", -0.1, 0.2, view=jc.outputs()),
+}
 LEVELS = {
     "uniform": jc.Uniform(4),
     "powers of two": jc.PowerOfTwo(3),
@@ -71,6 +88,8 @@ SUMS = {  # what sums decide: equal to rounding, and so are supports where no we
     "l2 balls of outputs": jc.L2Ball(0.5, jc.outputs()),
     "simplex": jc.Simplex(),
     "simplices of outputs": jc.Simplex(1.0, jc.outputs()),
+    "l2 ball in a box": jc.BoxedBall(3.0, "l2", -1.0, 0.5),
+    "l1 balls of outputs in a box": jc.BoxedBall(9.0, "l1", leaf(8) - 2, leaf(8) + 2, leaf(8), jc.outputs()),
 }
 
 
@@ -205,8 +224,24 @@ def memory(constraint, spec) -> float:
 
 
 def _takes_little(constraint, spec):
+    """Input and output together: given away, the leaf is written to where it was read."""
     shares = memory(constraint, spec)
     assert shares < 1.5, f"takes {shares:.2f} shares"
+
+
+def _in_many_slices(constraint, spec):
+    """As a whole, also where all but one slice of a device are sound."""
+    usual, _groupwise._SLICE = _groupwise._SLICE, 64
+    _groupwise._of_leaves.cache_clear()
+    try:
+        _projects(constraint, spec, (None,))
+        found = fetch(
+            compiled_on(constraint.project, spec)(put(np.where(leaf() == leaf().max(), np.nan, leaf()), spec))
+        )
+        assert np.isnan(found).all()
+    finally:
+        _groupwise._SLICE = usual
+        _groupwise._of_leaves.cache_clear()
 
 
 def a_group_on_several_devices_is_one_group():
@@ -302,6 +337,15 @@ CHECKS = {
     **{f"400 mb of {name} along {where} take half as much again at most": (_takes_little, s, spec)
        for name, s in SETS.items() if name != "a mask" for where, spec in ALONG.items()
        if where != "columns" or name == "elements"},
+    **{f"400 mb of {name} take half as much again at most": (_takes_little, s, ALONG["rows and columns"])
+       for name, s in LARGE_SUMS.items()},
+    **{f"{name} along {where} are projected alike in many slices": (_in_many_slices, SUMS[name], ALONG[where])
+       for name, where in (
+           ("uniform of fragments", "rows and columns"),
+           ("ternary of outputs", "rows"),
+           ("diagonals", "rows and columns"),
+           ("l1 balls of outputs", "rows and columns"),
+       )},
     **{check.__name__.replace("_", " "): (check,) for check in (
         gathers_are_seen,
         a_group_on_several_devices_is_one_group,
@@ -332,6 +376,8 @@ QUICK = (
     "pieces that cut tiles are dealt out anew",
     "admm starts where parameters lie",
     "400 mb of elements along rows and columns take half as much again at most",
+    "400 mb of l1 ball take half as much again at most",
+    "diagonals along rows and columns are projected alike in many slices",
 )
 
 

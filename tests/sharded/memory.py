@@ -11,15 +11,8 @@ from tests.sharded import checks
 
 SETS = {
     **{name: constraint for name, constraint in checks.SETS.items() if name != "a mask"},
-    "uniform levels, one scale": jc.Quantized(jc.Uniform(4)),
-    "uniform levels, a scale an output": jc.Quantized(jc.Uniform(4), jc.outputs()),
-    "uniform levels, a scale a fragment": jc.Quantized(jc.Uniform(4), jc.fragments(8)),
+    **checks.LARGE_SUMS,
     "ternary, one scale": jc.Quantized(jc.Ternary()),
-    "diagonals": jc.Tied(jc.diagonals(8)),
-    "l2 ball": jc.L2Ball(1.0),
-    "l1 ball": jc.L1Ball(1.0),
-    "l1 balls of outputs": jc.L1Ball(1.0, jc.outputs()),
-    "simplex": jc.Simplex(),
 }
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jax import monitoring
 from rich.console import Console
 
 import jaxcomp as jc
+from jaxcomp.sweeps import _members, _work
 from jaxcomp.sweeps._configs import Configs, grid, zip_
 from jaxcomp.sweeps._store import Store
 from jaxcomp.sweeps._sweep import sweep
@@ -143,6 +144,40 @@ def test_fewer_configurations_that_are_left_need_no_other_program(tmp_path, comp
     quiet(quadratic, configs[:5], jnp.ones(2), store=tmp_path, chunk=2)
     compilations.clear()
     assert quiet(quadratic, configs, jnp.ones(2), store=tmp_path, chunk=2).compilations == len(compilations) == 0
+
+
+def test_the_next_structure_is_being_compiled_while_one_runs():
+    log = []
+
+    def fn(a, power):
+        log.append(f"trace {power}")
+        return a**power
+
+    def prepare(a, power):
+        log.append(f"run {power}")
+        return {}
+
+    found = quiet(fn, grid(power=[1, 2, 3], a=[2.0]), prepare=prepare, static=["power"])
+    begun = [
+        entry for power in (1, 2, 3) for entry in (f"run {power}", f"trace {power}")
+    ]  # prepared once for its shapes
+    assert log == [*begun[:4], "run 1", *begun[4:], "run 2", "run 3"]
+    assert [float(result) for result in found.results] == [2.0, 4.0, 8.0]
+
+
+def test_a_program_is_compiled_under_the_settings_of_its_caller():
+    with jax.enable_x64(True):
+        found = quiet(lambda x, a: x * a, grid(a=[1 / 3, 2]), np.ones(2))
+    assert [result.dtype for result in found.results] == [np.float64] * 2
+    np.testing.assert_array_equal(found.results[0], [1 / 3] * 2)
+
+
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_the_compiler_is_given_no_more_than_the_function_holds(mode, monkeypatch):
+    given = []
+    monkeypatch.setattr(_work, "lowered", lambda *call: given.append(_members.lowered(*call)))
+    quiet(lambda x, a: jnp.sum(x) * a, grid(a=[1.0, 2.0]), jnp.ones(2), mode=mode)
+    assert given[0].as_text().count("func.func") == 1
 
 
 def test_what_needs_a_number_while_it_is_traced_is_an_error_that_names_the_remedy():

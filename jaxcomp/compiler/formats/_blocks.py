@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._format import Format, dot, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
 _SIDES = (16, 32, 64, 128)
@@ -39,14 +39,14 @@ class Blocks(Format):
 
     def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
         dtype = result_dtype(x, self.values, preferred_element_type)
-        wide = jnp.promote_types(dtype, jnp.float32)  # of what is added up
+        wide = sum_dtype(dtype)
         _, run, width = self.values.shape
         batch, x = x.shape[:-1], x.reshape(-1, self.depth // run, run)
         n = len(x)
         numbers = lax.GatherDimensionNumbers((1, 2), (1,), (1,))
         clip = lax.GatherScatterMode.CLIP
         read = lax.gather(x, self.source[:, None], numbers, (n, 1, run), mode=clip)
-        products = lax.dot_general(read, self.values, (((2,), (1,)), ((0,), (0,))), preferred_element_type=wide)
+        products = dot(read, self.values, (2, 1), wide, batch=(0, 0))
         y = jnp.zeros((self.columns // width, n, width), wide)
         y = y.at[self.target].add(products, mode="clip", indices_are_sorted=True)
         return y.transpose(1, 0, 2).astype(dtype).reshape(*batch, self.columns)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from jaxcomp.compiler.formats import _blocks, _circulant, _coded, _gathered, _scattered, _strips
+from jaxcomp.compiler.formats import _blocks, _circulant, _coded, _gathered, _pallas, _scattered, _strips
 from jaxcomp.compiler.formats._format import Format
 from jaxcomp.compiler.formats._prices import Prices
 
-_FAMILIES = _strips, _blocks, _scattered, _gathered, _circulant, _coded
+_FAMILIES = _strips, _blocks, _pallas, _scattered, _gathered, _circulant, _coded
 _NEAR = 2.0  # times the cheapest, calls and all: what is expected to cost more is not built
 _MOST = 4
 
@@ -15,7 +15,8 @@ def candidates(matrix: np.ndarray, rows: int = 8) -> list[Format]:
     """Packed forms of a matrix, each of which holds it to the last bit (but for the signs of zeros).
 
     Structure is read from the values: which outputs share their inputs, which are zero. What was read is put together
-    again and compared, so a form that does not hold the matrix is never a candidate.
+    again and compared, so a form that does not hold the matrix is never a candidate. Weights that are zero are left
+    out of the products: an input that is not finite then makes no NaN there, as it does in the dense product.
 
     Args:
         matrix: ``[*stack, depth, columns]``, concrete; the stack (steps of a scan, groups) shares one structure.
@@ -29,7 +30,7 @@ def candidates(matrix: np.ndarray, rows: int = 8) -> list[Format]:
     >>> matrix[::8, :64] = 1
     >>> matrix[1::8, 64:] = 2
     >>> [each.describe() for each in candidates(matrix)]
-    ['2 strips of 64 outputs, 32 of 256 inputs each', '1 strips of 128 outputs, 64 of 256 inputs each']
+    ['2 strips of 64 outputs, 32 of 256 inputs each', '1 strip of 128 outputs, 64 of 256 inputs each']
     """
     prices = Prices.of(rows)
     dense = matrix.shape[-2] * matrix.shape[-1]

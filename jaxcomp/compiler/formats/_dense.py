@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 
-from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._format import Format, dot, result_dtype
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +22,7 @@ class Dense(Format):
 
     def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
         dtype = result_dtype(x, self.values, preferred_element_type)
-        return lax.dot_general(x, self.values, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=dtype)
+        return dot(x, self.values, (x.ndim - 1, 0), dtype)
 
     def dense(self) -> np.ndarray:
         return np.asarray(self.values)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 class Format:
@@ -41,3 +42,23 @@ class Format:
 def result_dtype(x: jax.Array, values: Any, preferred_element_type: Any) -> Any:
     """Dtype of the product of two operands."""
     return jnp.dtype(preferred_element_type or jnp.promote_types(x.dtype, values.dtype))
+
+
+def sum_dtype(dtype: Any) -> Any:
+    """What numbers of this dtype are added up in."""
+    return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+
+
+def dot(
+    a: jax.Array, b: jax.Array, contracted: tuple[int, int], dtype: Any, batch: tuple[int, int] | None = None
+) -> jax.Array:
+    """The product over one axis of each, one by one along another of each if asked for, in this dtype.
+
+    XLA for CPU fails on some products of bfloat16 that are wanted in float32, such as that of what was gathered
+    (jax 0.10.2: "Unsupported element type for DotThunk"), so there the operands are widened before.
+    """
+    if jax.default_backend() == "cpu":
+        a, b = a.astype(dtype), b.astype(dtype)
+    batches = ((batch[0],), (batch[1],)) if batch else ((), ())
+    dimensions = (((contracted[0],), (contracted[1],)), batches)
+    return lax.dot_general(a, b, dimensions, preferred_element_type=dtype)

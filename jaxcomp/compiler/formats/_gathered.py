@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxcomp.compiler.formats._assemble import assemble
-from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._format import Format, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._plan import narrow
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
@@ -37,7 +37,7 @@ class Gathered(Format):
 
     def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
         dtype = result_dtype(x, self.values, preferred_element_type)
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = sum_dtype(dtype)
         turned = x.reshape(-1, self.depth).T
 
         def step(total: jax.Array, each: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:

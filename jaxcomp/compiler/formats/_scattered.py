@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._format import Format, dot, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._plan import widths
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
@@ -34,11 +33,11 @@ class Scattered(Format):
 
     def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
         dtype = result_dtype(x, self.values, preferred_element_type)
-        wide = jnp.promote_types(dtype, jnp.float32)  # of what is added up
+        wide = sum_dtype(dtype)
         strips, outputs, width = self.values.shape
         batch, x = x.shape[:-1], x.reshape(-1, self.depth)
         x = jnp.pad(x, ((0, 0), (0, strips * width - self.depth))).reshape(-1, strips, width)
-        parts = lax.dot_general(self.values, x, (((2,), (2,)), ((0,), (1,))), preferred_element_type=wide)
+        parts = dot(self.values, x, (2, 2), wide, batch=(0, 1))
         y = jnp.zeros((self.columns, len(x)), wide)
         y = y.at[self.index.reshape(-1)].add(parts.reshape(strips * outputs, -1), mode="clip")
         return y.T.astype(dtype).reshape(*batch, self.columns)
@@ -52,7 +51,7 @@ class Scattered(Format):
 
     def describe(self) -> str:
         strips, outputs, width = self.values.shape[-3:]
-        return f"{strips} strips of {width} inputs, {outputs} of {self.columns} outputs each"
+        return f"{strips} strip{'s' * (strips > 1)} of {width} inputs, {outputs} of {self.columns} outputs each"
 
 
 def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:

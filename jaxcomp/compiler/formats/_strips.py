@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxcomp.compiler.formats._assemble import assemble
-from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._format import Format, dot, result_dtype
 from jaxcomp.compiler.formats._plan import plans
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 from jaxcomp.compiler.formats._take import take
@@ -39,9 +38,9 @@ class Strips(Format):
         strips, inputs, width = self.values.shape
         batch, read = x.shape[:-1], take(x.reshape(-1, self.depth), self.index, 1)
         if strips == 1:
-            return lax.dot(read, self.values[0], preferred_element_type=dtype).reshape(*batch, width)
+            return dot(read, self.values[0], (1, 0), dtype).reshape(*batch, width)
         read = read.reshape(-1, strips, inputs).transpose(1, 0, 2)
-        y = lax.dot_general(read, self.values, (((2,), (1,)), ((0,), (0,))), preferred_element_type=dtype)
+        y = dot(read, self.values, (2, 1), dtype, batch=(0, 0))
         return y.transpose(1, 0, 2).reshape(*batch, strips * width)
 
     def dense(self) -> np.ndarray:
@@ -53,7 +52,7 @@ class Strips(Format):
 
     def describe(self) -> str:
         strips, inputs, width = self.values.shape[-3:]
-        return f"{strips} strips of {width} outputs, {inputs} of {self.depth} inputs each"
+        return f"{strips} strip{'s' * (strips > 1)} of {width} outputs, {inputs} of {self.depth} inputs each"
 
 
 def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:

@@ -197,3 +197,18 @@ def test_strips_of_inputs_that_share_their_outputs_are_found():
     matrix = np.ascontiguousarray(block_columns(512, 512, 64, 0.1).T)
     (form,) = (form for form in candidates(matrix) if isinstance(form, Scattered))
     assert form.values.shape == (8, 51, 64)
+
+
+def test_whole_numbers_are_added_up_as_whole_numbers():
+    matrix = np.rint(50 * MATRICES["blocks"]).astype(np.int8)
+    x = np.random.default_rng(1).integers(-100, 100, size=(3, 512)).astype(np.int8)
+    for form in candidates(matrix):
+        found = form(x, jnp.int32)
+        assert found.dtype == jnp.int32
+        np.testing.assert_array_equal(found, x.astype(np.int32) @ matrix.astype(np.int32))
+
+
+def test_one_weight_that_is_not_finite_stays_in_its_own_output():
+    matrix = circulant(128, 192, 16)
+    matrix[:] = np.where(matrix == matrix[0, 0], np.inf, matrix)
+    assert not any(isinstance(form, Circulant) for form in candidates(matrix))
