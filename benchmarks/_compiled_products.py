@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,7 @@ def _torch(kind: str, shape, structure, rows, cores) -> Callable[[], Any]:
     import torch
 
     torch.set_num_threads(cores)
+    warnings.filterwarnings("ignore", message="Sparse .* support is in beta")
     weights, x = torch.tensor(matrix(shape, structure).T.copy()), torch.tensor(inputs(shape, rows).T.copy())
     if kind == "CSR":
         weights = weights.to_sparse_csr()

@@ -43,7 +43,7 @@ class Config:
     retrain: int = 2
     rates: tuple[float, ...] = (2.0, 3.3, 5.0)
     strip: int = 128
-    reach: tuple[float, ...] = (0.015, 0.03, 0.045)
+    reach: tuple[float, ...] = (0.02, 0.04)
     tuned_at: float = 3.3
     layers: int = 6
     sentences: int = 0

@@ -63,7 +63,7 @@ def times(latencies: Mapping[str, Sequence[Times]], pairs: int) -> Table:
         "compiled beside dense, on this machine",
         ("network", "batch", "dense ms", "compiled ms", "faster", "smaller", "removed", "packed"),
         text=("network",),
-        caption=f"Medians of {pairs} pairs, in turns. Removed: channels. Packed: products that do not run dense, of those left.",
+        caption=f"Medians of {pairs} pairs, in turns. Removed: channels. Packed: products of all that are left.",
     )
     for name, found in latencies.items():
         for at, one in enumerate(found):

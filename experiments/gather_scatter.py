@@ -49,7 +49,6 @@ class Config:
     learning_rate: float = 1e-3
     pretrain: int = 12
     retrain: int = 6
-    banks: int = 8
     rates: tuple[float, ...] = (4.0, 8.0, 16.0)
     side: int = 1024
     timed_at: float = 8.0
@@ -99,7 +98,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     claims = _claims(found)
     context.say(*claims)
     context.console.print(_accuracies(context, found, dense))
-    context.console.print(_reads(found, config))
+    context.console.print(_reads(found))
     latencies = {
         f"{method}, {config.timed_at:g}x": [Times(**each) for each in done(f"times-{method}", study.times, method)]
         for method in _TIMED
@@ -120,7 +119,7 @@ class _Study:
     def pruned(self, method: str, rate: float, seed: int) -> dict[str, Any]:
         """What is left of the trained network, and what the memory has to be read."""
         c, params = self.config, self.trained(seed)
-        spec = sets.spec(method, params, rate, c.banks)
+        spec = sets.spec(method, params, rate)
         landed = sets.project(spec, params)
         retrained = self.task.retrained(landed, spec, seed=seed, rounds=c.retrain)
         kernels = jc.assign(params, {sets.MATRICES: jc.Sparse(1.0)})
@@ -129,7 +128,7 @@ class _Study:
         outcome = dataclasses.replace(counted, storage_ratio=stored.storage_ratio, violation=stored.violation)
         return {
             "outcome": outcome,
-            "reads": sets.reads(spec, landed, method, c.banks),
+            "reads": sets.reads(spec, landed, method),
             "energy": sets.energy(landed) / sets.energy(params),
         }
 
@@ -141,7 +140,7 @@ class _Study:
     def times(self, method: str) -> list[Times]:
         c = self.config
         params = {"fc1": {"kernel": jax.random.normal(jax.random.key(0), (c.side, c.side))}}
-        spec = sets.spec(method, params, c.timed_at, c.banks)
+        spec = sets.spec(method, params, c.timed_at)
         params = sets.project(spec, params)
         inputs = [jax.random.normal(jax.random.key(batch), (batch, c.side)) for batch in c.batches]
         return [measured(lambda params, x: x @ params["fc1"]["kernel"], params, spec, x, c.pairs) for x in inputs]
@@ -193,10 +192,10 @@ def _accuracies(context: Context, found: dict[float, dict[str, Found]], dense: l
     return table(context, "LeNet-300-100", rows, rival="free", compared=("accuracy",), caption=caption)
 
 
-def _reads(found: dict[float, dict[str, Found]], config: Config) -> Table:
+def _reads(found: dict[float, dict[str, Found]]) -> Table:
     """A row a method: means over seeds of what pruning left, before retraining."""
     drawn = _tables.blank(
-        f"reads of {config.banks} banks, in units of the fewest that could do",
+        f"reads of {sets.BANKS} banks, in units of the fewest that could do",
         ("method", "energy kept %", "in order", "reordered"),
         text=("method",),
         caption="Within a row, or a strip where the set has one: in the order of inputs, and in the best order.",

@@ -17,7 +17,7 @@ from experiments._compression_report import Outcome
 from experiments._minilm import Sizes
 from experiments._rtmobile_latency import Latency
 
-SIZES = Sizes(vocabulary=40, positions=16, width=64, hidden=128, depth=2)
+SIZES = Sizes(vocabulary=40, positions=16, width=64, hidden=128, depth=1)
 REACH = 0.01
 CONFIG = Config(
     batch_size=4,
@@ -27,9 +27,9 @@ CONFIG = Config(
     finetune=2,
     rounds=2,
     retrain=1,
-    rates=(2.0, 4.0),
+    rates=(4.0,),
     strip=32,
-    reach=0.01,
+    reach=(REACH,),
     pairs=1,
 )
 
@@ -159,7 +159,7 @@ def test_only_as_many_layers_and_sentences_are_prepared_as_asked(monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_gives_what_an_unbroken_one_does(monkeypatch, ready, tmp_path):
+def test_an_interrupted_run_gives_what_an_unbroken_one_does(monkeypatch, ready, tmp_path, compiled_quickly):
     monkeypatch.setattr(bert_block, "prepared", lambda config: Prepared(dict(ready.params), ready.splits))
     kept = []
 
@@ -183,9 +183,9 @@ def test_an_interrupted_run_gives_what_an_unbroken_one_does(monkeypatch, ready, 
 
     whole = found(tmp_path / "whole", 99)
     with pytest.raises(KeyboardInterrupt):
-        found(tmp_path / "broken", 2)
+        found(tmp_path / "broken", 1)
     rest = found(tmp_path / "broken", 99)
-    assert kept == [6, 4] and rest["found"] == whole["found"] and rest["dense"] == whole["dense"]
+    assert kept == [3, 2] and rest["found"] == whole["found"] and rest["dense"] == whole["dense"]
     for rate, methods in whole["found"].items():
         for each in methods.values():
             assert each[0].ratio == pytest.approx(rate) and each[0].violation == 0

@@ -11,7 +11,6 @@ from experiments.__main__ import main
 from experiments._compression_report import Outcome
 
 METHODS = (*sets.OURS, *sets.OTHERS)
-BANKS = 8
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +22,11 @@ def params():
 
 @pytest.mark.parametrize("method", [sets.HORIZONTAL, sets.FREE, sets.BANKED, sets.WIDE])
 def test_all_sets_keep_as_many_weights(params, method):
-    spec = sets.spec(method, params, 8.0, BANKS)
+    spec = sets.spec(method, params, 8.0)
     left = sets.project(spec, params)
-    # of a row 96 / 8 = 12, in groups of 8 to the nearest one of 8 (as Python rounds) or two
-    assert np.count_nonzero(left["fc1"]["kernel"]) == 40 * BANKS * round(96 / 8 / BANKS)
-    assert np.count_nonzero(left["fc2"]["kernel"]) == 16 * BANKS * round(64 / 8 / BANKS)
+    # An output keeps 12 of its 96 inputs: to whole groups of 8, 16.
+    assert np.count_nonzero(left["fc1"]["kernel"]) == 40 * 16
+    assert np.count_nonzero(left["fc2"]["kernel"]) == 16 * 8
     assert np.count_nonzero(left["fc3"]["kernel"]) == 160
 
 
@@ -36,13 +35,13 @@ def test_reads_of_a_strip_are_counted_for_both_matrices():
     kernel[[0, 8], 0] = 1  # one output reads bank 0 twice
     kernel[[0, 1], 1] = 1  # and one two banks at once
     params = {"fc1": {"kernel": kernel}, "fc2": {"kernel": kernel}}
-    spec = sets.spec(sets.FREE, params, 8.0, BANKS)
-    assert sets.reads(spec, params, sets.FREE, BANKS) == {"in_order": 1.5, "reordered": 1.5}
+    spec = sets.spec(sets.FREE, params, 8.0)
+    assert sets.reads(spec, params, sets.FREE) == {"in_order": 1.5, "reordered": 1.5}
 
 
 def test_a_horizontal_set_is_read_without_waiting_in_the_best_order(params):
-    spec = sets.spec(sets.HORIZONTAL, params, 4.0, BANKS)
-    assert sets.reads(spec, sets.project(spec, params), sets.HORIZONTAL, BANKS)["reordered"] == 1.0
+    spec = sets.spec(sets.HORIZONTAL, params, 4.0)
+    assert sets.reads(spec, sets.project(spec, params), sets.HORIZONTAL)["reordered"] == 1.0
 
 
 def found(accuracies):

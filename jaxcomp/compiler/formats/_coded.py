@@ -23,8 +23,8 @@ class Coded(Format):
     """``codes * scale``, the codes converted a few outputs at a time on the way into the product.
 
     Faster only where dense weights are read from memory rather than from the cache: of 4096 by 4096 a product with
-    8 rows took 0.53 of the dense time on one core, with one row 0.99; of 1024 by 1024 it is slower. Codes of fewer bits run in this
-    form too: what they save more is left to the storage.
+    8 rows took 0.53 of the dense time on one core, with one row 0.99; of 1024 by 1024 it is slower. Codes of fewer
+    bits run in this form too: what they save more is left to the storage.
 
     Attributes:
         codes: int8 ``[*stack, tiles, depth, width]``, outputs in tiles.
