@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of every program (default: 9)")
     for peer in ("scalesim", "zigzag"):
         parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"for hwmodels: an interpreter that has {peer}")
+    parser.add_argument(
+        "--without-rebuilt", action="store_true", help="for sweeps: leave out the loop that compiles anew, which is slow"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
@@ -24,8 +27,11 @@ def main() -> None:
     console, figures = Console(width=120), {}
     for name in options.names or NAMES:
         # Imported here and in turn: a benchmark may pin the process to a core before JAX starts its threads.
-        peers = {"scalesim": options.scalesim, "zigzag": options.zigzag} if name == "hwmodels" else {}
-        figures[name], table = importlib.import_module(f"benchmarks.{name}").measure(options.repeats, **peers)
+        extra = {
+            "hwmodels": {"scalesim": options.scalesim, "zigzag": options.zigzag},
+            "sweeps": {"rebuilt": not options.without_rebuilt},
+        }.get(name, {})
+        figures[name], table = importlib.import_module(f"benchmarks.{name}").measure(options.repeats, **extra)
         console.print(table)
     text = json.dumps(figures, indent=2)
     if options.json:

@@ -55,7 +55,7 @@ def _of_leaves(
 ) -> Callable[..., tuple[jax.Array]]:
     grains = view.grains(shape)
 
-    def near(numbers, arrays, names):
+    def of_pieces(numbers, arrays, names):
         wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
         parts, piece = list(map(view.split, wide)), arrays[0].shape
         found = decide(numbers, *parts, shape=piece, names=names)
@@ -67,7 +67,7 @@ def _of_leaves(
         return near.astype(arrays[-1].dtype)
 
     def of_arrays(numbers, arrays, names):
-        found, wrong = near(numbers, arrays, names), jnp.float32(0)
+        found, wrong = of_pieces(numbers, arrays, names), jnp.float32(0)
         if guarded:
             wrong = not_finite(arrays[-1])
             found = jnp.where(wrong == 0, found, jnp.nan)
