@@ -18,7 +18,7 @@ def main() -> None:
     for peer in ("scalesim", "zigzag"):
         parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"for hwmodels: an interpreter that has {peer}")
     parser.add_argument(
-        "--without-rebuilt", action="store_true", help="for sweeps: leave out the loop that compiles anew, which is slow"
+        "--without-rebuilt", action="store_true", help="for sweeps: leave out the slow loop that compiles anew"
     )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]

@@ -9,7 +9,7 @@ One network is trained. Then, from it, a penalty makes groups small, and straigh
 layer are kept: the largest groups wherever they are, so that blocks keep unequal numbers. The same run serves all kept
 fractions; each is retrained for as many steps. The penalty is reweighted after every round or not (group lasso), and
 its price of a weight is chosen on 8x8 blocks, at the least kept fraction, by validation accuracy of a network not used
-again; magnitude has no penalty and trains on meanwhile.
+again; magnitude has no penalty and trains on meanwhile. The last two are run on 8x8 blocks alone.
 """
 
 import dataclasses
