@@ -38,3 +38,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; set JAXCOMP_DATA to one")
     return folder
+
+
+@pytest.fixture
+def compiled_quickly():
+    """Programs are compiled without most optimisations, so in about half the time; they compute the same."""
+    flag = "jax_disable_most_optimizations"
+    before = jax.config.read(flag)
+    jax.config.update(flag, True)
+    yield
+    jax.config.update(flag, before)

@@ -88,7 +88,7 @@ KINDS = list(LAYERS)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if n % 6 == 0 else pytest.mark.slow) for n, name in enumerate(CONSTRAINTS)]
 )
-def test_every_constraint_compiles_to_the_same_function(name):
+def test_every_constraint_compiles_to_the_same_function(name, compiled_quickly):
     number = list(CONSTRAINTS).index(name)
     kind = "convolution" if name in OF_KERNELS else KINDS[number % len(KINDS)]
     check(name, (kind,), number)
