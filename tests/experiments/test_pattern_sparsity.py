@@ -88,7 +88,7 @@ def test_products_that_stayed_dense_say_what_was_tried():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_quickly")
-def test_a_run_writes_its_tables_its_plot_and_networks_at_the_stated_rates(tmp_path, capsys, compiled_quickly):
+def test_a_run_writes_its_tables_its_plot_and_networks_at_the_stated_rates(tmp_path, capsys):
     settings = ["steps=3", "pretrain=2", "retrain=1", "images=50"]
     command = ["run", "pattern-sparsity", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]
     assert main(command) == 0
