@@ -26,8 +26,8 @@ from experiments._bert_block_study import FIXED, METHODS, ONE_SHOT, REWEIGHTED, 
 from experiments._bert_block_task import Task, classify
 from experiments._compression_report import Outcome, ahead, curve_point, values
 from experiments._kept import kept
+from experiments._latency import Latency, measured, times
 from experiments._registry import Context, experiment
-from experiments._rtmobile_latency import Latency, measured, times
 from experiments._statistics import percent, points, verdict
 
 Found = dict[float, dict[str, list[Outcome]]]  # by rate and method, a seed an entry

@@ -26,12 +26,13 @@ from flax import linen as nn
 from rich.table import Table
 
 import jaxcomp as jc
-from experiments import _plots, _rtmobile_kept, _speech
+from experiments import _plots, _speech
 from experiments._classifier import Classifier
 from experiments._compression_report import Outcome, Row, ahead, curve_point, table
+from experiments._kept import kept
+from experiments._latency import Latency, measured, times
 from experiments._models import Conv, max_pool2
 from experiments._registry import Context, experiment
-from experiments._rtmobile_latency import Latency, measured, times
 from experiments._rtmobile_network import SpeechGRU
 from experiments._statistics import percent, points, verdict
 
@@ -125,13 +126,13 @@ def run(config: Config, context: Context) -> dict[str, Any]:
 def _run(name: str, study: "_Study", config: Config, context: Context) -> dict[str, Any]:
     """Of one network: its methods side by side, what that says, and what it takes."""
 
-    def kept(what: str, make: Callable[..., Any], *arguments: Any) -> Any:
-        return _rtmobile_kept.kept(context.folder, f"{name}-{what}", make, *arguments)
+    def done(what: str, make: Callable[..., Any], *arguments: Any) -> Any:
+        return kept(context.folder, f"{name}-{what}", make, *arguments)
 
     def chosen(how: str, prices: tuple[float, ...]) -> float:
         if len(prices) == 1:
             return prices[0]
-        return max(prices, key=lambda price: kept(f"trial-{how}-{price:g}", study.score, how, price))
+        return max(prices, key=lambda price: done(f"trial-{how}-{price:g}", study.score, how, price))
 
     prices = {
         _REWEIGHTED: chosen(_REWEIGHTED, config.reweighted),
@@ -139,14 +140,14 @@ def _run(name: str, study: "_Study", config: Config, context: Context) -> dict[s
         _MAGNITUDE: None,
     }
     context.say(f"{name}: price of a weight and a step: " + ", ".join(f"{how} {p:g}" for how, p in prices.items() if p))
-    dense = [kept(f"dense-{seed}", study.dense, seed) for seed in context.seeds]
+    dense = [done(f"dense-{seed}", study.dense, seed) for seed in context.seeds]
     found: Found = {fraction: {} for fraction in config.kept}
     for view in config.views:
         for how, price in prices.items():
             if how != _REWEIGHTED and view != _BLOCKS:
                 continue
             for seed in context.seeds:
-                outcomes = kept(f"{view}-{how}-{seed}", study.outcomes, view, how, seed, price)
+                outcomes = done(f"{view}-{how}-{seed}", study.outcomes, view, how, seed, price)
                 for fraction, outcome in zip(config.kept, outcomes, strict=True):
                     found[fraction].setdefault(f"{view}, {how}", []).append(Outcome(**outcome))
     claims = _claims(name, found)
@@ -155,7 +156,7 @@ def _run(name: str, study: "_Study", config: Config, context: Context) -> dict[s
     _draw(name, context, found, dense)
     latencies = {
         f"{name}, {_BLOCKS}, {fraction:g} kept": [
-            Latency(**kept(f"time-{fraction:g}-{batch}", study.latency, fraction, batch)) for batch in config.batches
+            Latency(**done(f"time-{fraction:g}-{batch}", study.latency, fraction, batch)) for batch in config.batches
         ]
         for fraction in config.kept
     }

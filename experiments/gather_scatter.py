@@ -26,8 +26,8 @@ from experiments import _plots, _tables
 from experiments._classifier import Classifier
 from experiments._compression_report import Outcome, Row, ahead, curve_point, table
 from experiments._kept import kept
+from experiments._latency import Latency, forms, measured, times
 from experiments._models import LeNet300
-from experiments._pattern_sparsity_latency import Times, forms, measured, times
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict
 
@@ -100,7 +100,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     context.console.print(_accuracies(context, found, dense))
     context.console.print(_reads(found))
     latencies = {
-        f"{method}, {config.timed_at:g}x": [Times(**each) for each in done(f"times-{method}", study.times, method)]
+        f"{method}, {config.timed_at:g}x": [Latency(**each) for each in done(f"times-{method}", study.times, method)]
         for method in _TIMED
     }
     context.console.print(times(latencies, config.pairs))
@@ -137,7 +137,7 @@ class _Study:
         on = self.task.retrained(self.trained(seed), {}, seed=seed, rounds=self.config.retrain)
         return self.task.accuracy(on, self.task.data.test)
 
-    def times(self, method: str) -> list[Times]:
+    def times(self, method: str) -> list[Latency]:
         c = self.config
         params = {"fc1": {"kernel": jax.random.normal(jax.random.key(0), (c.side, c.side))}}
         spec = sets.spec(method, params, c.timed_at)

@@ -29,8 +29,8 @@ from experiments import _plots
 from experiments._classifier import Classifier
 from experiments._compression_report import Outcome, Row, ahead, curve_point, table, values
 from experiments._kept import kept
+from experiments._latency import Latency, forms, measured, times
 from experiments._models import FORMS
-from experiments._pattern_sparsity_latency import Times, forms, measured, times
 from experiments._pattern_sparsity_network import SmallVGG
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict
@@ -106,7 +106,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     context.say(*claims)
     context.console.print(_accuracies(context, found, dense))
     latencies = {
-        name: [Times(**each) for each in done(f"times-{name}", make)] for name, make in study.networks().items()
+        name: [Latency(**each) for each in done(f"times-{name}", make)] for name, make in study.networks().items()
     }
     context.console.print(times(latencies, config.pairs))
     context.say(*forms(latencies))
@@ -157,7 +157,7 @@ class _Study:
         params = self.trained(seed)
         return {"centre": sets.with_centre(params), "energy": sets.energy(params)}
 
-    def networks(self) -> dict[str, Callable[[], list[Times]]]:
+    def networks(self) -> dict[str, Callable[[], list[Latency]]]:
         """By name, what times a network under the sets that leave kernels out; what its weights are does not matter."""
         c = self.config
         widths = {"small": SmallVGG.widths} | ({"wide": c.wide} if c.wide else {})
@@ -170,7 +170,7 @@ class _Study:
     def spec(self, method: str, connectivity: float, seed: int) -> jc.Spec:
         return sets.spec(method, self._apply(self.task.model), self.trained(seed), self._image, connectivity)
 
-    def _times(self, widths: tuple[int, ...], method: str) -> list[Times]:
+    def _times(self, widths: tuple[int, ...], method: str) -> list[Latency]:
         """Of the ways to convolve that `Conv` has, the one that is the faster dense."""
         c, images = self.config, self.task.data.train.image
         models = [SmallVGG(self.task.data.num_classes, widths, form) for form in FORMS]

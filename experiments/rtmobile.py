@@ -22,12 +22,13 @@ import numpy as np
 from rich.table import Table
 
 import jaxcomp as jc
-from experiments import _plots, _rtmobile_kept, _speech
+from experiments import _plots, _speech
 from experiments import _rtmobile_sets as sets
 from experiments._classifier import Classifier
 from experiments._compression_report import Outcome, Row, ahead, curve_point, table, values
+from experiments._kept import kept
+from experiments._latency import Latency, measured, times
 from experiments._registry import Context, experiment
-from experiments._rtmobile_latency import Latency, measured, times
 from experiments._rtmobile_network import SpeechGRU
 from experiments._rtmobile_study import MAGNITUDE, Config, Study
 from experiments._statistics import percent, points, verdict
@@ -50,24 +51,24 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     context = dataclasses.replace(context, data=_speech.load(config.frames))
     task = Classifier.of(functools.partial(SpeechGRU, config.units, config.layers), config, context)
     study = Study(task, config)
-    kept = functools.partial(_rtmobile_kept.kept, context.folder)
-    rho = {structure: kept(f"rho-{structure}", study.chosen_rho, structure) for structure in config.structures}
+    done = functools.partial(kept, context.folder)
+    rho = {structure: done(f"rho-{structure}", study.chosen_rho, structure) for structure in config.structures}
     shown = ", ".join(f"{structure} {value:g}" for structure, value in rho.items())
     context.say(f"rho, best of {len(config.rho)}: {shown}")
-    dense = [kept(f"dense-{seed}", study.dense, seed) for seed in context.seeds]
+    dense = [done(f"dense-{seed}", study.dense, seed) for seed in context.seeds]
     found: Found = {}
     for rate in config.rates:
         weights = rho | {MAGNITUDE: None}
         found[rate] = {
             method: [
-                Outcome(**kept(f"{method}-{rate:g}x-{seed}", study.outcome, method, rate, seed, weight))
+                Outcome(**done(f"{method}-{rate:g}x-{seed}", study.outcome, method, rate, seed, weight))
                 for seed in context.seeds
             ]
             for method, weight in weights.items()
         }
     tied = {
         f"block-circulant, {block}": [
-            Outcome(**kept(f"circulant-{block}-{seed}", study.circulant, block, seed, rho[sets.BSP]))
+            Outcome(**done(f"circulant-{block}-{seed}", study.circulant, block, seed, rho[sets.BSP]))
             for seed in context.seeds
         ]
         for block in config.circulant
@@ -76,7 +77,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     context.say(*claims)
     context.console.print(_accuracies(context, found, tied, dense))
     _draw(context, found, tied, dense)
-    latencies = _latencies(study, config, kept)
+    latencies = _latencies(study, config, done)
     context.console.print(times(latencies, config.pairs))
     return {
         "claims": claims,
@@ -88,7 +89,7 @@ def run(config: Config, context: Context) -> dict[str, Any]:
     }
 
 
-def _latencies(study: Study, config: Config, kept: Callable[..., Any]) -> dict[str, list[Latency]]:
+def _latencies(study: Study, config: Config, done: Callable[..., Any]) -> dict[str, list[Latency]]:
     """By network: what every batch takes. Values do not matter to time, so they are random."""
     small, large = study.task.model, SpeechGRU(config.published_units, config.published_layers)
     random = large.init(jax.random.key(0), np.zeros((1, 1, _speech.FEATURES), np.float32))["params"]
@@ -96,7 +97,7 @@ def _latencies(study: Study, config: Config, kept: Callable[..., Any]) -> dict[s
     networks += [(large, random, rate) for rate in config.published_rates]
     return {
         f"{model.layers} x {model.units} units, {sets.exact_rate(params, rate):.1f}x": [
-            Latency(**kept(f"time-{model.units}-{rate:g}x-{batch}", _latency, config, model, params, rate, batch))
+            Latency(**done(f"time-{model.units}-{rate:g}x-{batch}", _latency, config, model, params, rate, batch))
             for batch in config.batches
         ]
         for model, params, rate in networks

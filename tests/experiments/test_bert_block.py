@@ -14,8 +14,8 @@ from experiments import _minilm, _sst2, bert_block
 from experiments._bert_block_study import FIXED, METHODS, ONE_SHOT, REWEIGHTED, Config, Prepared, Study
 from experiments._bert_block_task import Task, classify, logits, with_head
 from experiments._compression_report import Outcome
+from experiments._latency import Latency
 from experiments._minilm import Sizes
-from experiments._rtmobile_latency import Latency
 
 SIZES = Sizes(vocabulary=40, positions=16, width=64, hidden=128, depth=1)
 REACH = 0.01

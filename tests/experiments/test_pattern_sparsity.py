@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from experiments import _pattern_sparsity_latency as latency
 from experiments import _pattern_sparsity_sets as sets
 from experiments import pattern_sparsity
 from experiments.__main__ import main
@@ -72,18 +71,6 @@ def test_verdicts_follow_from_paired_differences(filters, word):
     assert said[f"at 8.1x, patterns are more than 1 point ahead of {sets.FILTERS}"] == word
     assert said[f"at 2.25x, {sets.OWN} lose less than 0.2 points"] == "Holds"
     assert said[f"at 2.25x, {sets.RANDOM} are ahead of {sets.ONE}"] == "Does not hold"
-
-
-def test_products_that_stayed_dense_say_what_was_tried():
-    tried = [("dense", 1e-3), ("slow", 3e-3), ("less slow", 2e-3)]
-    stayed = {"conv2": latency._best(tried), "conv3": latency._best(tried[:1])}
-    times = latency.Times(4, 2e-3, 1e-3, 1.5, 0.0, 0, {"conv4": "strips"}, stayed, ("a note",))
-    assert latency.forms({"net": [times]}) == [
-        "net, batch 4: conv4: strips",
-        "net, batch 4: conv2: dense (less slow takes 2.00 times as long)",
-        "net, batch 4: conv3: dense (no form is expected to be faster)",
-        "net, batch 4: a note",
-    ]
 
 
 @pytest.mark.slow

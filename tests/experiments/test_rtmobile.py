@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from experiments import _rtmobile_kept, _rtmobile_latency, rtmobile
 from experiments import _rtmobile_sets as sets
+from experiments import rtmobile
 from experiments.__main__ import main
 from experiments._compression_report import Outcome
 from experiments._rtmobile_network import SpeechGRU
@@ -86,30 +86,6 @@ def test_circulant_blocks_store_an_eighth(params):
     report = jc.report(spec, jc.project(spec, params))
     recurrent = [leaf for leaf in report.constrained if "/h" in leaf.path]
     assert [leaf.values for leaf in recurrent] == [UNITS * UNITS // 8] * 3
-
-
-def test_finished_results_are_read_and_not_made_again(tmp_path):
-    made = []
-
-    def make(value):
-        made.append(value)
-        return {"value": value}
-
-    assert [_rtmobile_kept.kept(tmp_path, "a result", make, 3) for _ in range(2)] == [{"value": 3}] * 2
-    assert made == [3] and [path.name for path in tmp_path.iterdir()] == ["a-result.json"]
-
-
-def test_latencies_compare_the_same_outputs(monkeypatch):
-    def compiled(x):
-        return 2.0 * x
-
-    compiled.params = {"w": np.ones(2, np.float32)}
-    monkeypatch.setattr(jc, "compile", lambda apply, params, spec, x: compiled, raising=False)
-    x = np.ones((4, 3), np.float32)
-    weights = {"w": np.ones(6, np.float32)}
-    found = _rtmobile_latency.measured(lambda params, x: (1.0 + params["w"][:3].sum() / 3) * x, weights, {}, x, pairs=3)
-    assert found.batch == 4 and found.bytes_ratio == 3 and found.difference < 1e-6
-    assert found.dense_s > 0 and found.compiled_s > 0 and found.faster > 0
 
 
 def outcomes(accuracies, ratio=10.0):

@@ -1,7 +1,9 @@
-"""What a compressed network takes beside the dense one, and how each of its products is done."""
+"""What a compressed network takes beside the dense one of the same weights, timed in turns, and how it is done."""
 
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,14 +13,17 @@ from rich.table import Table
 import jaxcomp as jc
 from experiments import _tables
 
+_LEAST_S = 0.005  # of one timing: a shorter call is repeated within it
+
 
 @dataclass(frozen=True)
-class Times:
-    """One network on inputs of one shape, as `jaxcomp.compile` measured it.
+class Latency:
+    """One network on inputs of one shape.
 
     Attributes:
         batch: examples of a call.
-        dense_s, compiled_s: of the whole: the median of the dense, and by the median ratio to it.
+        dense_s, compiled_s: medians over the pairs.
+        faster: the median over the pairs of dense by compiled.
         bytes_ratio: bytes of all parameters in memory, dense by compiled.
         difference: the largest between an output of the one and of the other.
         removed: channels that are gone before products are packed.
@@ -30,26 +35,32 @@ class Times:
     batch: int
     dense_s: float
     compiled_s: float
+    faster: float
     bytes_ratio: float
     difference: float
-    removed: int
-    packed: dict[str, str]
-    stayed: dict[str, str]
-    notes: Sequence[str]
+    removed: int = 0
+    packed: Mapping[str, str] = field(default_factory=dict)
+    stayed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
-def measured(apply: Callable[[Any, Any], Any], params: Any, spec: jc.Spec, x: Any, pairs: int) -> Times:
-    """``apply(params, x)`` and what is made of it, in turns, so many times."""
-    compiled = jc.compile(apply, params, spec, x, rounds=pairs)
+def measured(apply: Callable[[Any, Any], Any], params: Any, spec: jc.Spec, x: Any, pairs: int) -> Latency:
+    """``apply(params, x)``, jitted, and what `jaxcomp.compile` makes of it, one after the other so many times."""
+    compiled, jitted = jc.compile(apply, params, spec, x), jax.jit(apply)
     report = compiled.report
-    difference = np.abs(np.asarray(jax.jit(apply)(params, x)) - np.asarray(compiled(x))).max()
+    calls = (lambda: jitted(params, x)), (lambda: compiled(x))
+    dense_output, output = (np.asarray(call()) for call in calls)
+    repeats = [_repeats(call) for call in calls]
+    timings = [tuple(map(_seconds, calls, repeats)) for _ in range(pairs)]
+    dense_s, compiled_s = (statistics.median(each) for each in zip(*timings, strict=True))
     stayed = [each for each in report.products if each.form == "dense"]
-    return Times(
+    return Latency(
         batch=len(x),
-        dense_s=report.dense_s,
-        compiled_s=report.seconds,
+        dense_s=dense_s,
+        compiled_s=compiled_s,
+        faster=statistics.median(a / b for a, b in timings),
         bytes_ratio=report.dense_bytes / report.bytes,
-        difference=float(difference),
+        difference=float(np.abs(dense_output - output).max()),
         removed=sum(each.channels for each in report.removed),
         packed={each.name: each.form for each in report.products if each not in stayed},
         stayed={each.name: _best(each.tried) for each in stayed},
@@ -57,9 +68,9 @@ def measured(apply: Callable[[Any, Any], Any], params: Any, spec: jc.Spec, x: An
     )
 
 
-def times(latencies: Mapping[str, Sequence[Times]], pairs: int) -> Table:
+def times(latencies: Mapping[str, Sequence[Latency]], pairs: int) -> Table:
     """A row for every network and batch."""
-    drawn = _tables.blank(
+    table = _tables.blank(
         "compiled beside dense, on this machine",
         ("network", "batch", "dense ms", "compiled ms", "faster", "smaller", "removed", "packed"),
         text=("network",),
@@ -67,21 +78,22 @@ def times(latencies: Mapping[str, Sequence[Times]], pairs: int) -> Table:
     )
     for name, found in latencies.items():
         for at, one in enumerate(found):
-            drawn.add_row(
+            packed, stayed = len(one.packed), len(one.stayed)
+            table.add_row(
                 name * (at == 0),
                 f"{one.batch}",
                 f"{1e3 * one.dense_s:.3f}",
                 f"{1e3 * one.compiled_s:.3f}",
-                f"{one.dense_s / one.compiled_s:.2f}x",
+                f"{one.faster:.2f}x",
                 f"{one.bytes_ratio:.1f}x",
                 f"{one.removed}",
-                f"{len(one.packed)} of {len(one.packed) + len(one.stayed)}",
+                f"{packed} of {packed + stayed}",
                 end_section=at == len(found) - 1,
             )
-    return drawn
+    return table
 
 
-def forms(latencies: Mapping[str, Sequence[Times]]) -> list[str]:
+def forms(latencies: Mapping[str, Sequence[Latency]]) -> list[str]:
     """A line for every product and batch: what it runs as, or why it stayed dense."""
     return [
         f"{name}, batch {one.batch}: {line}"
@@ -104,3 +116,14 @@ def _best(tried: Sequence[tuple[str, float]]) -> str:
         return ""
     form, seconds = min(tried[1:], key=lambda each: each[1])
     return f"{form} takes {seconds / tried[0][1]:.2f} times as long"
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    return max(1, round(_LEAST_S / _seconds(call, 1)))
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        jax.block_until_ready(call())
+    return (time.perf_counter() - start) / repeats
