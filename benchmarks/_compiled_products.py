@@ -10,16 +10,14 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks._timing import in_turns_apart, ratio
+from benchmarks._timing import in_turns_apart, pin, ratio
 
-SHAPES = (1024, 1024), (768, 3072), (384, 1536), (3072, 1024)
-ROWS = 1, 8, 32, 64
 TURN_S = 0.01  # about what a dense product takes in a turn
 STRUCTURES = {
     "strips of 128, 10 %": ("strips", 128, 0.1),
@@ -31,29 +29,32 @@ STRUCTURES = {
     "unstructured, 2 %": ("elements", 1, 0.02),
     "circulant blocks of 16": ("circulant", 16, 1.0),
 }
+Case = tuple[tuple[int, int], str, int]  # shape, structure, rows
+CASES: Sequence[Case] = (
+    *(((1024, 1024), structure, rows) for structure in STRUCTURES for rows in (1, 32, 64)),
+    *(
+        (shape, structure, rows)
+        for shape in ((768, 3072), (384, 1536), (3072, 1024))
+        for structure in ("strips of 64, 10 %", "32 by 32 blocks, 10 %")
+        for rows in (1, 32)
+    ),
+)
 PEERS = ("XLA dense", "PyTorch dense", "PyTorch CSR", "PyTorch BSR", "ONNX Runtime", "ONNX Runtime int8")
 
 
 def measure(
-    repeats: int,
-    cores: int = 1,
-    shapes: tuple[tuple[int, int], ...] = SHAPES,
-    rows: tuple[int, ...] = ROWS,
-    structures: tuple[str, ...] = tuple(STRUCTURES),
-    peers: tuple[str, ...] = PEERS,
+    repeats: int, cores: int = 1, cases: Sequence[Case] = CASES, peers: tuple[str, ...] = PEERS
 ) -> tuple[dict[str, Any], Table]:
     """Microseconds of the fastest packed form, and the same as a share of each peer's."""
     table = Table("matrix", "structure", "rows", "µs", *(f"of {peer}" for peer in peers), "form")
-    table.title = f"products with a packed matrix, {cores} cores: time as a share of the peer's"
+    table.title = f"products with a packed matrix, cores: {cores}; time as a share of the peer's"
     found = []
-    for shape in shapes:
-        for structure in structures:
-            for count in rows:
-                row = _compared(shape, structure, count, peers, cores, repeats)
-                found.append(row)
-                shares = (f"{row['of'][peer]:.2f}" if peer in row["of"] else "" for peer in peers)
-                table.add_row(f"{shape[0]}×{shape[1]}", structure, str(count), f"{row['us']:.0f}", *shares, row["form"])
-        table.add_section()
+    for case in cases:
+        row = _compared(*case, peers, cores, repeats)
+        found.append(row)
+        shares = (f"{row['of'][peer]:.2f}" if peer in row["of"] else "" for peer in peers)
+        shape = "×".join(map(str, row["shape"]))
+        table.add_row(shape, row["structure"], str(row["rows"]), f"{row['us']:.0f}", *shares, row["form"])
     return {"cores": cores, "rows": found}, table
 
 
@@ -113,10 +114,6 @@ def _candidates(shape, structure, rows):
     return candidates(weights, rows) or [Dense(weights)]  # none is expected to be faster
 
 
-def _pin(cores: int) -> None:
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-
-
 def _calls(shape: tuple[int, int], rows: int) -> int:
     """How many a turn has."""
     return max(10, round(TURN_S / (1e-5 + 1e-11 * shape[0] * shape[1] * (rows + 4))))
@@ -140,12 +137,12 @@ def _jitted(form, shape, rows) -> Callable[[], Any]:
 
 
 def _packed(shape, structure, rows, cores, number) -> Callable[[], Any]:
-    _pin(cores)
+    pin(cores)
     return _jitted(_candidates(shape, structure, rows)[number], shape, rows)
 
 
 def _xla(shape, structure, rows, cores) -> Callable[[], Any]:
-    _pin(cores)
+    pin(cores)
     from jaxcomp.compiler.formats._dense import Dense
 
     return _jitted(Dense(matrix(shape, structure)), shape, rows)
@@ -153,7 +150,7 @@ def _xla(shape, structure, rows, cores) -> Callable[[], Any]:
 
 def _torch(kind: str, shape, structure, rows, cores) -> Callable[[], Any]:
     """``weights @ x``, outputs by inputs: PyTorch multiplies sparse matrices from the left alone."""
-    _pin(cores)
+    pin(cores)
     import torch
 
     torch.set_num_threads(cores)
@@ -172,7 +169,7 @@ def _torch(kind: str, shape, structure, rows, cores) -> Callable[[], Any]:
 
 def _onnx(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
     """With its inputs and outputs bound, so that nothing is copied."""
-    _pin(cores)
+    pin(cores)
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper

@@ -1,11 +1,14 @@
 """Times of programs that take turns, so that a machine's moods fall on all of them alike."""
 
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
+
+_REST_S = 0.02  # PyTorch's and ONNX Runtime's threads wait for more work by spinning for some milliseconds
 
 
 class Times(NamedTuple):
@@ -19,6 +22,11 @@ class Times(NamedTuple):
         return statistics.median(self.wall)
 
 
+def pin(cores: int) -> None:
+    """Keep this process to so many cores; libraries that are loaded afterwards start as many threads."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
 def in_turns(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
     """Run every program once uncounted, then all of them in turn, ``repeats`` times over."""
     return _take_turns({name: lambda run=run: _timed(run) for name, run in programs.items()}, repeats)
@@ -29,6 +37,7 @@ def in_turns_apart(builders: dict[str, Callable[[], Callable[[], object]]], repe
 
     What one library does to the allocator and to the threads of a process changes the speed of another there: a
     PyTorch loop of small tensors runs a quarter faster once other code has freed large blocks of memory.
+    Before a turn all rest, so that threads that spin while they wait take no core from the next program.
     Builders must be importable: functions of modules, or `functools.partial` of them.
     """
     with ExitStack() as stack:
@@ -65,6 +74,7 @@ def _worker(build):
     here.recv()  # one is built after another: some measure while they are built
 
     def run():
+        time.sleep(_REST_S)
         here.send(None)
         return here.recv()
 

@@ -65,44 +65,54 @@ def compile(
 
     References: Niu et al., PatDNN, ASPLOS 2020; Dong et al., RTMobile, DAC 2020.
     """
-    constrained = select(params, members(spec))
+    keys = members(spec)
+    constrained = select(params, keys)
     traced = [path for path, x in constrained.items() if isinstance(x, jax.core.Tracer)]
     if traced:
         raise ValueError(f"leaf '{traced[0]}' is a tracer: compile outside of transformations, its values are read")
     dense, small = _program(apply, params, inputs), shrink(apply, params, *inputs)
     program = _program(small.apply, small.params, inputs)
     sites = _sites(program, frozenset(constrained))
-    names = dict(zip(sites, _names(sites.values()), strict=True))
-    products: list[ProductReport] = []
-    chosen, firsts = dict[str, Way](), dict[Any, str]()  # ways by name; the name of the first product of a kind
     with Timings(cache, rounds) as timings:
-        for place, site in sites.items():
-            first = firsts.setdefault(_identity(site), names[place])
-            if first == names[place]:
-                way, found = _best(first, site, timings if rounds else None)
-                chosen |= {first: way} if way else {}
-                products.append(found)
-            else:
-                (found,) = (each for each in products if each.name == first)
-                products.append(
-                    dataclasses.replace(found, name=names[place], form=f"as {first}", dense_bytes=0, bytes=0)
-                )
-    placed = {place: first for place, site in sites.items() if (first := firsts[_identity(site)]) in chosen}
+        products, chosen, placed = _chosen(sites, timings if rounds else None)
     compiled = Compiled(*_rewritten(program, sites, chosen, placed), None)
     times = _whole(dense, compiled, inputs, rounds) if rounds else np.full((1, 2), math.nan)
     dense_s, compiled_s = typical(times)
-    notes = []
-    if (chosen or small.removed) and np.quantile(times[:, 1] / times[:, 0], 0.25) > 1:  # slower in three rounds of four
+    notes, removed = [], small.removed
+    if (chosen or removed) and np.quantile(times[:, 1] / times[:, 0], 0.25) > 1:  # slower in three rounds of four
         notes.append(
             f"packed, the whole took {1e6 * compiled_s:,.1f} us, and dense {1e6 * dense_s:,.1f}: it is left dense"
         )
-        compiled, compiled_s = Compiled(*_rewritten(dense, sites, {}, {}), None), dense_s
-    unread = set(constrained).difference(*(site.weights.leaves for site in sites.values()))
-    notes += [f"leaf '{path}' is read by no product that was found" for path in sorted(unread)]
+        compiled, compiled_s, removed = Compiled(*_rewritten(dense, sites, {}, {}), None), dense_s, type(removed)()
+    read = frozenset[str]().union(*(site.weights.leaves for site in sites.values()))
+    served = {key for path, key in keys.items() if path in read}  # the others of a group, its biases say, need not be
+    unread = sorted(path for path, key in keys.items() if key not in served)
+    notes += [f"leaf '{path}' is read by no product that was found" for path in unread]
     report = CompiledReport(
-        tuple(products), small.removed, dense_s, compiled_s, size(dense.leaves), size(compiled.params), tuple(notes)
+        products, removed, dense_s, compiled_s, size(dense.leaves), size(compiled.params), tuple(notes)
     )
     return dataclasses.replace(compiled, report=report)
+
+
+def _chosen(
+    sites: Mapping[Place, Site], timings: Timings | None
+) -> tuple[tuple[ProductReport, ...], dict[str, Way], dict[Place, str]]:
+    """What is said of every product, the ways by name, and the places where each is taken.
+
+    Products with the same weights share a way, under the name of the first.
+    """
+    products, ways, placed, firsts = list[ProductReport](), dict[str, Way](), dict[Place, str](), dict[Any, str]()
+    for (place, site), name in zip(sites.items(), _names(sites.values()), strict=True):
+        first = firsts.setdefault(_identity(site), name)
+        if first == name:
+            way, found = _best(name, site, timings)
+            ways |= {name: way} if way else {}
+        else:
+            (found,) = (each for each in products if each.name == first)
+            found = dataclasses.replace(found, name=name, form=f"as {first}", dense_bytes=0, bytes=0)
+        products.append(found)
+        placed |= {place: first} if first in ways else {}
+    return tuple(products), ways, placed
 
 
 def _best(name: str, site: Site, timings: Timings | None) -> tuple[Way | None, ProductReport]:

@@ -8,8 +8,6 @@ from jaxcomp.compiler import _contraction, _convolution
 from jaxcomp.compiler._rewrite import Site, Way
 from jaxcomp.compiler.formats import candidates
 
-_MANY = 10**9
-
 
 def ways(site: Site, smallest: bool) -> list[Way]:
     """Pytrees of arrays that are called with the activation, each exactly the product but for the order of additions.
@@ -27,7 +25,7 @@ def ways(site: Site, smallest: bool) -> list[Way]:
     return [*_convolution.narrowed(site), *(_convolution.windows(site, each) for each in packed)]
 
 
-def _rows(site: Site, matrix: np.ndarray, smallest: bool) -> int:
-    """How many rows a matrix is multiplied with; for the smallest so many that what a call costs is nothing."""
+def _rows(site: Site, matrix: np.ndarray, smallest: bool) -> int | None:
+    """How many rows a matrix is multiplied with, where that matters."""
     matrices = math.prod(matrix.shape[len(site.weights.loops) : -2])
-    return _MANY if smallest else math.prod(site.eqn.outvars[0].aval.shape) // (matrices * matrix.shape[-1])
+    return None if smallest else math.prod(site.eqn.outvars[0].aval.shape) // (matrices * matrix.shape[-1])

@@ -251,6 +251,34 @@ def test_a_constraint_whose_leaf_no_product_reads_is_noted():
     assert model.report.notes == ("leaf 'scale' is read by no product that was found",)
 
 
+def test_a_bias_that_goes_with_its_weights_is_not_noted():
+    params = {"w": normal(0, 8, 16), "b": normal(1, 16), "v": normal(2, 16, 8)}
+    coupled = jc.Coupled(jc.Sparse(0.5, jc.outputs()), {"[wb]": jc.outputs(), "v": jc.inputs()})
+    spec, x = jc.assign(params, {"[wbv]": coupled}), normal(3, 2, 8)
+    params = jc.project(spec, params)
+    model = compiled(lambda p, x: (x @ p["w"] + p["b"][None]) @ p["v"], params, spec, x, rounds=0)
+    assert model.report.notes == ()
+
+
+def test_without_measuring_the_smallest_form_is_taken_though_it_is_slow():
+    """One weight in five anywhere: gathered one by one they are smaller than the matrix, and slower."""
+    keep = jax.random.uniform(jax.random.key(4), (64, 64)) < 0.2
+    params, x = {"w": normal(0, 64, 64) * keep}, normal(1, 32, 64)
+    model = compiled(lambda p, x: x @ p["w"], params, spec_of(params), x, rounds=0)
+    assert model.report.bytes < 0.7 * model.report.dense_bytes
+    np.testing.assert_allclose(model(x), x @ params["w"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_left_dense_has_no_channels_removed(monkeypatch):
+    case = _dense()
+    params = {**case.params, "w": case.params["w"].at[:, 1::2].set(0)}
+    slower = np.tile([1.0, 2.0], (3, 1))
+    monkeypatch.setattr("jaxcomp.compiler._compile._whole", lambda *args: slower)
+    model = compiled(case.apply, params, spec_of(params), *case.inputs, rounds=3)
+    assert not model.report.removed and "left dense" in model.report.notes[0]
+    assert model.report.bytes == model.report.dense_bytes
+
+
 def test_what_was_measured_is_kept_in_a_file_and_not_measured_again(tmp_path, monkeypatch):
     case = _dense()
     params = pruned(case.params)

@@ -11,7 +11,7 @@ _NEAR = 2.0  # times the cheapest, calls and all: what is expected to cost more 
 _MOST = 4
 
 
-def candidates(matrix: np.ndarray, rows: int = 8) -> list[Format]:
+def candidates(matrix: np.ndarray, rows: int | None = 8) -> list[Format]:
     """Packed forms of a matrix, each of which holds it to the last bit (but for the signs of zeros).
 
     Structure is read from the values: which outputs share their inputs, which are zero. What was read is put together
@@ -20,7 +20,7 @@ def candidates(matrix: np.ndarray, rows: int = 8) -> list[Format]:
 
     Args:
         matrix: ``[*stack, depth, columns]``, concrete; the stack (steps of a scan, groups) shares one structure.
-        rows: how many rows it will be multiplied with.
+        rows: how many rows it will be multiplied with; None to look for the smallest forms, not for the fastest.
 
     Returns:
         The few that are expected to be fastest for so many rows, best first, to be measured; none where none is

@@ -25,7 +25,10 @@ class Prices(NamedTuple):
     call: float
 
     @staticmethod
-    def of(rows: int) -> "Prices":
+    def of(rows: int | None) -> "Prices":
+        """For so many rows; for none in particular what matters is bytes, and a number is an index or a weight."""
+        if rows is None:
+            return Prices(1.0, 0.0, 0.0)
         return Prices(30 * rows / (rows + 4), 12 * rows / (rows + 4), 2e5 / (rows + 4))
 
 
