@@ -67,17 +67,17 @@ def _compared(shape, structure, rows, peers, cores, repeats) -> dict[str, Any]:
     forms = [form.describe() for form in _candidates(shape, structure, rows)]
     for number, form in enumerate(forms):
         programs[form] = functools.partial(_packed, shape, structure, rows, cores, number)
-    times, calls = in_turns_apart(programs, repeats), _calls(shape, rows)
+    times, count = in_turns_apart(programs, repeats), calls(shape, rows)
     best = min(forms, key=lambda form: times[form].median)
     return {
         "shape": shape,
         "structure": structure,
         "rows": rows,
         "form": best,
-        "us": 1e6 * times[best].median / calls,
+        "us": 1e6 * times[best].median / count,
         "of": {peer: ratio(times[best], times[peer]) for peer in programs if peer not in forms},
-        "forms": {form: 1e6 * times[form].median / calls for form in forms},
-        "peers": {peer: 1e6 * times[peer].median / calls for peer in programs if peer not in forms},
+        "forms": {form: 1e6 * times[form].median / count for form in forms},
+        "peers": {peer: 1e6 * times[peer].median / count for peer in programs if peer not in forms},
     }
 
 
@@ -114,38 +114,38 @@ def _candidates(shape, structure, rows):
     return candidates(weights, rows) or [Dense(weights)]  # none is expected to be faster
 
 
-def _calls(shape: tuple[int, int], rows: int) -> int:
+def calls(shape: tuple[int, int], rows: int) -> int:
     """How many a turn has."""
     return max(10, round(TURN_S / (1e-5 + 1e-11 * shape[0] * shape[1] * (rows + 4))))
 
 
-def _repeated(call: Callable[[], Any], calls: int, finish: Callable[[Any], Any] = lambda y: y) -> Callable[[], Any]:
+def repeated(call: Callable[[], Any], count: int, finish: Callable[[Any], Any] = lambda y: y) -> Callable[[], Any]:
     def run():
-        for _ in range(calls):
+        for _ in range(count):
             y = call()
         return finish(y)
 
     return run
 
 
-def _jitted(form, shape, rows) -> Callable[[], Any]:
+def jitted(form, shape, rows) -> Callable[[], Any]:
     import jax
 
     form, x = jax.device_put(form), jax.device_put(inputs(shape, rows))
     program = jax.jit(lambda form, x: form(x))
-    return _repeated(lambda: program(form, x), _calls(shape, rows), jax.block_until_ready)
+    return repeated(lambda: program(form, x), calls(shape, rows), jax.block_until_ready)
 
 
 def _packed(shape, structure, rows, cores, number) -> Callable[[], Any]:
     pin(cores)
-    return _jitted(_candidates(shape, structure, rows)[number], shape, rows)
+    return jitted(_candidates(shape, structure, rows)[number], shape, rows)
 
 
 def _xla(shape, structure, rows, cores) -> Callable[[], Any]:
     pin(cores)
     from jaxcomp.compiler.formats._dense import Dense
 
-    return _jitted(Dense(matrix(shape, structure)), shape, rows)
+    return jitted(Dense(matrix(shape, structure)), shape, rows)
 
 
 def _torch(kind: str, shape, structure, rows, cores) -> Callable[[], Any]:
@@ -164,10 +164,10 @@ def _torch(kind: str, shape, structure, rows, cores) -> Callable[[], Any]:
         weights, x = x.T.contiguous(), weights.T.contiguous()  # rows first, as it is fastest
     with torch.inference_mode():
         call = torch.inference_mode()(lambda: weights @ x)
-    return _repeated(call, _calls(shape, rows))
+    return repeated(call, calls(shape, rows))
 
 
-def _onnx(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
+def onnx_session(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
     """With its inputs and outputs bound, so that nothing is copied."""
     pin(cores)
     import onnx
@@ -200,7 +200,7 @@ def _onnx(quantized: bool, shape, structure, rows, cores) -> Callable[[], Any]:
     x, y = (onnxruntime.OrtValue.ortvalue_from_numpy(z) for z in (x, np.zeros((rows, shape[1]), np.float32)))
     binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output("y", y)
-    return _repeated(lambda: session.run_with_iobinding(binding), _calls(shape, rows))
+    return repeated(lambda: session.run_with_iobinding(binding), calls(shape, rows))
 
 
 _PEERS: dict[str, Callable[..., Callable[[], Any]]] = {
@@ -208,6 +208,6 @@ _PEERS: dict[str, Callable[..., Callable[[], Any]]] = {
     "PyTorch dense": functools.partial(_torch, "dense"),
     "PyTorch CSR": functools.partial(_torch, "CSR"),
     "PyTorch BSR": functools.partial(_torch, "BSR"),
-    "ONNX Runtime": functools.partial(_onnx, False),
-    "ONNX Runtime int8": functools.partial(_onnx, True),
+    "ONNX Runtime": functools.partial(onnx_session, False),
+    "ONNX Runtime int8": functools.partial(onnx_session, True),
 }

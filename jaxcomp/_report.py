@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import jax
@@ -87,8 +88,8 @@ class Report:
         return {"leaves": leaves, "total": {name: getattr(self, name) for name in names}}
 
     def to_json(self, **options: Any) -> str:
-        """`to_dict` as JSON; options go to `json.dumps`."""
-        return json.dumps(self.to_dict(), **options)
+        """`to_dict` as JSON, which has no infinite ratios: they are the text "inf". Options go to `json.dumps`."""
+        return json.dumps(_plain(self.to_dict()), allow_nan=False, **options)
 
     def table(self) -> Table:
         """A row a leaf, and the total."""
@@ -185,3 +186,11 @@ def _leaf(path: str, x: Any, under: Constraint | None, stored: Footprint, violat
 
 def _ratio(dense: float, stored: float) -> float:
     return dense / stored if stored else float("inf")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -80,6 +80,8 @@ def test_nothing_kept_is_an_infinite_ratio():
     found = jc.report({"w": jc.Sparse(0.0)}, params)
     assert found.weight_ratio == found.storage_ratio == float("inf")
     assert "inf" in str(found)
+    strict = json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert strict["total"]["weight_ratio"] == "inf"
 
 
 def test_without_constraints_everything_is_free():
