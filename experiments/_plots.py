@@ -81,7 +81,7 @@ def accuracy_against_compression(
     axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:.3g}×")
     axes.set_xlabel("compression (weights before / weights kept)")
     axes.set_ylabel("test accuracy (%)")
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False)
     save(figure, path)
 
 
