@@ -7,6 +7,7 @@ takes milliseconds.
 import functools
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -151,6 +152,7 @@ def _torch(name: str, rows: int, sparse: bool = False) -> Callable[[], object]:
     import torch
 
     torch.set_grad_enabled(False)
+    warnings.filterwarnings("ignore", message="Sparse .* support is in beta")
     x = torch.tensor(rows_of(name, rows))
     arrays = {path: torch.tensor(np.asarray(each)).T.contiguous() for path, each in weights(name)[0].items()}
     if sparse:

@@ -84,6 +84,7 @@ def compile(
             f"packed, the whole took {1e6 * compiled_s:,.1f} us, and dense {1e6 * dense_s:,.1f}: it is left dense"
         )
         compiled, compiled_s, removed = Compiled(*_rewritten(dense, sites, {}, {}), None), dense_s, type(removed)()
+        products = tuple(each.as_it_was for each in products)
     read = frozenset[str]().union(*(site.weights.leaves for site in sites.values()))
     served = {key for path, key in keys.items() if path in read}  # the others of a group, its biases say, need not be
     unread = sorted(path for path, key in keys.items() if key not in served)

@@ -89,15 +89,22 @@ def eight_bits(program: bytes) -> bytes:
     """An ONNX program with the weights of products in eight bits; activations are rounded as they come."""
     onnx, quantization = _needed("onnx"), _needed("onnxruntime.quantization")
     model = onnx.load_from_string(program)
-    for node in model.graph.node:
+    ranks = {each.name: len(each.dims) for each in model.graph.initializer}
+    stacked = []
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node {number}"
         # ONNX Runtime rounds the operands of MatMul, not those of a Gemm whose addend counts for nothing.
         said = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
         if node.op_type == "Gemm" and said.get("beta") == 0 and not said.keys() & {"transA", "transB"}:
             node.op_type = "MatMul"
             del node.attribute[:], node.input[2:]
+        # What it makes of products with a stack of matrices it refuses to run.
+        if node.op_type == "MatMul" and any(ranks.get(name, 2) > 2 for name in node.input):
+            stacked.append(node.name)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         file = Path(folder) / "rounded.onnx"
-        quantization.quantize_dynamic(model, file, weight_type=quantization.QuantType.QInt8, per_channel=True)
+        kind = quantization.QuantType.QInt8
+        quantization.quantize_dynamic(model, file, weight_type=kind, per_channel=True, nodes_to_exclude=stacked)
         return file.read_bytes()
 
 

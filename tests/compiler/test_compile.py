@@ -276,6 +276,7 @@ def test_a_model_left_dense_has_no_channels_removed(monkeypatch):
     monkeypatch.setattr("jaxcomp.compiler._compile._whole", lambda *args: slower)
     model = compiled(case.apply, params, spec_of(params), *case.inputs, rounds=3)
     assert not model.report.removed and "left dense" in model.report.notes[0]
+    assert {each.form for each in model.report.products} == {"dense"}
     assert model.report.bytes == model.report.dense_bytes
 
 

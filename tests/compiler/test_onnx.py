@@ -48,6 +48,18 @@ def test_eight_bits_are_written_where_they_are_faster_and_only_there(params, tmp
     assert reports[0].int8_s == 1.0
 
 
+def test_stacks_of_matrices_stay_as_they_are_in_eight_bits(tmp_path):
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 16, 8)), "v": jax.random.normal(jax.random.key(1), (32, 5))}
+
+    def stacked(p, x):
+        return (x @ p["w"]).swapaxes(0, 1).reshape(3, 32) @ p["v"]
+
+    x = jax.random.normal(jax.random.key(2), (4, 3, 16))
+    model = compiled(stacked, params, {}, x, rounds=0)
+    report = save_onnx(model, tmp_path / "model.onnx", x, int8=True, rounds=1)
+    assert report.int8_s is not None and report.difference < 1
+
+
 def test_what_onnx_cannot_say_is_named(tmp_path):
     def backwards(p, xs):
         return lax.scan(lambda h, x: (jnp.tanh(h @ p["w"] + x), None), xs[0], xs, reverse=True)[0]
