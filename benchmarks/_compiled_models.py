@@ -27,7 +27,7 @@ WIDTH, HIDDEN = 768, 3072  # of the feed-forward part of a transformer of the ba
 LAYERS = 8  # of the network of square blocks, each with weights of its own, of UNITS by UNITS
 CALLS = {"gru": 2, "feed-forward": 20, "layers of blocks": 5}
 CASES = (  # model, rows, cores
-    *((name, rows, 2) for name in ("gru", "feed-forward") for rows in (1, 32)),
+    *((name, rows, cores) for name in ("gru", "feed-forward") for rows in (1, 32) for cores in (1, 2)),
     *(("layers of blocks", rows, cores) for rows in (1, 64) for cores in (1, 2)),
 )
 

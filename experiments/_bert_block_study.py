@@ -1,10 +1,12 @@
-"""MiniLM pruned by columns of blocks in three ways, one number apart, from one fine-tuned network a seed."""
+"""MiniLM pruned by columns of blocks in three ways, two numbers apart, from one fine-tuned network a seed."""
 
 import functools
+import operator
 import tempfile
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import jaxcomp as jc
@@ -21,30 +23,32 @@ METHODS = (REWEIGHTED, FIXED, ONE_SHOT)
 _FLAT = 1e3  # an epsilon beside which all sizes are alike, so that no group is pushed harder than another
 _TINY = 1e-3  # and one beside which none is but those that are all but gone
 
+cut = jax.jit(jc.project)  # one program for all rates, where outside of jit each matrix is compiled for anew
+
 
 @dataclass(frozen=True)
 class Config:
     """Rounds are of `steps` optimiser steps each; `rates` are weights of the encoder's matrices before by those kept.
 
     A batch is of rows of `length` pieces of words, which hold `most` sentences at most. Blocks are strips of `strip`
-    outputs by all inputs. A lasso of a `reach` is as strong as takes a column of a strip whose weights have this root
-    mean square to zero in the rounds, where the loss does not hold it; the median column has 0.058. Which reach it is
-    to be, each lasso's accuracy on the development set says, as cut at the rate `tuned_at`, of the first seed. Of
-    `layers` and `sentences` fewer can be taken than there are. Latencies are medians over so many `pairs` of calls.
+    outputs by all inputs; of the matrix into the hidden layer there is one strip, of all outputs. A lasso of a `reach`
+    is as strong as takes a column of a strip, if it is so many times the root mean square of its matrix, to zero in
+    the rounds, where the loss does not hold it. Of several, each lasso has at each rate the one that leaves the first
+    seed most accurate on the development set, just cut. Of `layers` and `sentences` fewer can be taken than there are.
+    Latencies are medians over so many `pairs` of calls.
     """
 
     batch_size: int = 12
     steps: int = 54  # a quarter of an epoch
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     length: int = 64
     most: int = 8
     finetune: int = 12
-    rounds: int = 6
-    retrain: int = 2
+    rounds: int = 9
+    retrain: int = 3
     rates: tuple[float, ...] = (2.0, 3.3, 5.0)
     strip: int = 128
-    reach: tuple[float, ...] = (0.02, 0.04)
-    tuned_at: float = 3.3
+    reach: tuple[float, ...] = (1.0,)
     layers: int = 6
     sentences: int = 0
     pairs: int = 31
@@ -53,7 +57,7 @@ class Config:
     def quick(cls) -> "Config":
         """For seconds: two layers and few sentences."""
         return cls(
-            steps=4, finetune=4, rounds=2, retrain=2, rates=(5.0,), reach=(0.003,), layers=2, sentences=300, pairs=5
+            steps=4, finetune=4, rounds=2, retrain=2, rates=(5.0,), reach=(0.5,), layers=2, sentences=300, pairs=5
         )
 
 
@@ -89,34 +93,46 @@ class Study:
         self.finetuned, self.trained = functools.cache(self._finetuned), functools.cache(self._trained)
 
     def spec(self, rate: float) -> jc.Spec:
-        """In every strip of every matrix of the encoder, one column in `rate`."""
+        """In every strip of every matrix of the encoder, one column in `rate`.
+
+        A hidden unit that no strip of the matrix out of the layer reads is gone, and with it an output of the matrix
+        into it. In one strip what is left of that is a dense matrix; in many it would be strips of uneven width.
+        """
         width, hidden = self.params["layer0"]["feedforward"]["up"]["kernel"].shape
 
-        def columns(inputs: int) -> jc.Sparse:
-            return jc.Sparse(1 / rate, jc.block_columns(self.config.strip, inputs))
+        def columns(strip: int, inputs: int) -> jc.Sparse:
+            return jc.Sparse(1 / rate, jc.block_columns(strip, inputs))
 
-        rules = {r"layer\d+/feedforward/down/kernel": columns(hidden), r"layer\d+/.*/kernel": columns(width)}
+        rules = {
+            r"layer\d+/feedforward/up/kernel": columns(hidden, width),
+            r"layer\d+/feedforward/down/kernel": columns(self.config.strip, hidden),
+            r"layer\d+/attention/.*/kernel": columns(self.config.strip, width),
+        }
         return jc.assign(self.params, rules)
 
     def solver(self, method: str, reach: float) -> jc.Reweighted:
         """The lasso of a method; of no reach it is magnitude's. It ends with nothing cut."""
-        steps = self.config.rounds * self.config.steps
-        # A step takes strength / (size + epsilon) / strip from the size of a group.
-        if method == REWEIGHTED:
-            strength, epsilon = self.config.strip * reach**2 / (2 * steps), _TINY
-        else:
-            strength, epsilon = self.config.strip * reach / steps * _FLAT, _FLAT
-        return jc.Reweighted(self.spec(1.0), strength, epsilon=epsilon, decoupled=True)
+        spec, steps = self.spec(1.0), self.config.rounds * self.config.steps
+        epsilon = _TINY if method == REWEIGHTED else _FLAT
+        strength = {}
+        for path, constraint in spec.items():
+            kernel = functools.reduce(operator.getitem, path.split("/"), self.params)
+            size = reach * float(np.sqrt(np.mean(np.square(kernel))))
+            # A step takes strength / (a group's size + epsilon) / its weights from the size, so that in all the steps
+            # the reweighted lasso takes as much from half its square, and the fixed one from itself.
+            taken = size**2 / 2 if method == REWEIGHTED else size * _FLAT
+            strength[path] = constraint.view.rows * taken / steps
+        return jc.Reweighted(spec, strength, epsilon=epsilon, decoupled=True)
 
-    def chosen_reach(self, method: str, seed: int) -> float:
-        """The one that leaves the network most accurate on the development set, just cut."""
+    def chosen_reach(self, method: str, rate: float, seed: int) -> float:
+        """The one that leaves the network most accurate on the development set, just cut at the rate."""
         reaches = self.config.reach if method in (REWEIGHTED, FIXED) else (0.0,)
         if len(reaches) == 1:
             return reaches[0]
-        spec = self.spec(self.config.tuned_at)
+        spec = self.spec(rate)
 
         def score(reach: float) -> float:
-            return self.task.accuracy(jc.project(spec, self.trained(method, reach, seed)), self.splits["dev"])
+            return self.task.accuracy(cut(spec, self.trained(method, reach, seed)), self.splits["dev"])
 
         return max(reaches, key=score)
 
@@ -128,7 +144,7 @@ class Study:
     def outcome(self, method: str, reach: float, rate: float, seed: int) -> dict[str, Any]:
         """What a method left at a rate, as cut and after masked fine-tuning; and what that takes on disk."""
         spec = self.spec(rate)
-        landed = jc.project(spec, self.trained(method, reach, seed))
+        landed = cut(spec, self.trained(method, reach, seed))
         params = self._retrained(f"{method} {rate:g}x", landed, spec, seed)
         report = jc.report(spec, params)
         outcome = Outcome(
@@ -143,11 +159,13 @@ class Study:
         return {"outcome": outcome, "bytes": self.stored(params, spec)}
 
     def stored(self, params: Params, spec: jc.Spec) -> dict[str, int]:
-        """Bytes in a file: of the encoder's matrices, and of the whole model."""
+        """Bytes of the encoder's matrices, as promised and in a file, and of the whole model in a file."""
         with tempfile.TemporaryDirectory() as folder:
             saved = jc.save(f"{folder}/model", params | {"embeddings": self.task.embeddings}, spec)
         matrices = self.spec(1.0)
+        promised = (leaf.stored_bits for leaf in jc.report(spec, params).leaves if leaf.path in matrices)
         return {
+            "promised": round(sum(promised) / 8),
             "matrices": sum(leaf.bytes for leaf in saved.leaves if leaf.path in matrices),
             "model": sum(leaf.bytes for leaf in saved.leaves),
         }

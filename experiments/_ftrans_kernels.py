@@ -1,6 +1,7 @@
 """How a matrix is kept while it is trained: by the index vectors of circulant blocks, or by two factors."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,21 @@ class Blocks:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Spectra:
+    """Fourier transforms of index vectors, complex ``[block rows, block columns, b // 2 + 1]``, to multiply with."""
+
+    values: jax.Array
+    b: int = dataclasses.field(metadata={"static": True})
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """``x @ matrix``, by fast transforms of inputs and outputs."""
+        waves = jnp.fft.rfft(x.reshape(*x.shape[:-1], -1, self.b))
+        products = jnp.einsum("ijf,...jf->...if", self.values, waves)
+        return jnp.fft.irfft(products, n=self.b).reshape(*x.shape[:-1], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Factors:
     """``left [inputs, rank]`` and ``right [rank, outputs]``, whose product is the matrix."""
 
@@ -38,6 +54,10 @@ class Factors:
 
     def matrix(self) -> jax.Array:
         return self.left @ self.right
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """``x @ matrix``, by one factor after the other."""
+        return x @ self.left @ self.right
 
 
 def blocks(kernel: jax.Array, b: int, rule: str = DIAGONAL) -> Blocks:
@@ -58,6 +78,11 @@ def blocks(kernel: jax.Array, b: int, rule: str = DIAGONAL) -> Blocks:
     return Blocks(jc.circulant.pack(nearest, b))
 
 
+def spectra(kernel: jax.Array, b: int) -> Spectra:
+    """Of the nearest circulant blocks."""
+    return Spectra(jnp.fft.rfft(blocks(kernel, b).vectors), b)
+
+
 def factors(kernel: jax.Array, b: int) -> Factors:
     """The nearest matrix of as many numbers as circulant blocks of side b have, as two factors of equal norm."""
     left, values, right = jnp.linalg.svd(kernel, full_matrices=False)
@@ -72,17 +97,27 @@ def rank_of(shape: tuple[int, ...], b: int) -> int:
     return inputs * outputs // (b * (inputs + outputs))
 
 
-def encoded(params: Any, encode: Callable[[jax.Array], Blocks | Factors]) -> Any:
-    """With every matrix of the network in another form; embeddings, norms, biases and the head stay as they are."""
-    found = jc.assign(params, {MATRICES: jc.Sparse(1.0)})
+def of_matrices(params: Any) -> dict[str, jax.Array]:
+    """By path, the matrices of the network that are compressed, or the numbers that they are kept as."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named = {_name(path): leaf for path, leaf in leaves}
+    return {name: leaf for name, leaf in named.items() if re.fullmatch(f"{MATRICES}(/.*)?", name)}
 
-    def one(path: Any, leaf: jax.Array) -> Any:
-        return encode(leaf) if jax.tree_util.keystr(path, simple=True, separator="/") in found else leaf
 
-    return jax.tree_util.tree_map_with_path(one, params)
+def encoded(params: Any, encode: Callable[[jax.Array], Blocks | Spectra | Factors]) -> Any:
+    """With every matrix in another form; embeddings, norms, biases and the head stay as they are."""
+    found = of_matrices(params)
+    return jax.tree_util.tree_map_with_path(lambda path, x: encode(x) if _name(path) in found else x, params)
 
 
 def decoded(params: Any) -> Any:
     """With every matrix as it stands."""
-    forms = Blocks | Factors
-    return jax.tree.map(lambda x: x.matrix() if isinstance(x, forms) else x, params, is_leaf=lambda x: isinstance(x, forms))
+
+    def is_kept(x: Any) -> bool:
+        return isinstance(x, Blocks | Factors)
+
+    return jax.tree.map(lambda x: x.matrix() if is_kept(x) else x, params, is_leaf=is_kept)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

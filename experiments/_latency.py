@@ -13,7 +13,7 @@ from rich.table import Table
 import jaxcomp as jc
 from experiments import _tables
 
-_LEAST_S = 0.005  # of one timing: a shorter call is repeated within it
+_LEAST_S = 0.005  # of one timing
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def measured(apply: Callable[[Any, Any], Any], params: Any, spec: jc.Spec, x: An
     report = compiled.report
     calls = (lambda: jitted(params, x)), (lambda: compiled(x))
     dense_output, output = (np.asarray(call()) for call in calls)
-    repeats = [_repeats(call) for call in calls]
-    timings = [tuple(map(_seconds, calls, repeats)) for _ in range(pairs)]
+    timings = in_turns(calls, pairs)
     dense_s, compiled_s = (statistics.median(each) for each in zip(*timings, strict=True))
     stayed = [each for each in report.products if each.form == "dense"]
     return Latency(
@@ -66,6 +65,12 @@ def measured(apply: Callable[[Any, Any], Any], params: Any, spec: jc.Spec, x: An
         stayed={each.name: _best(each.tried) for each in stayed},
         notes=report.notes,
     )
+
+
+def in_turns(calls: Sequence[Callable[[], Any]], rounds: int) -> list[tuple[float, ...]]:
+    """Seconds of all calls in every round, one after the other; a short call is repeated within a timing."""
+    repeats = [max(1, round(_LEAST_S / _seconds(call, 2))) for call in calls]
+    return [tuple(map(_seconds, calls, repeats)) for _ in range(rounds)]
 
 
 def times(latencies: Mapping[str, Sequence[Latency]], pairs: int) -> Table:
@@ -116,10 +121,6 @@ def _best(tried: Sequence[tuple[str, float]]) -> str:
         return ""
     form, seconds = min(tried[1:], key=lambda each: each[1])
     return f"{form} takes {seconds / tried[0][1]:.2f} times as long"
-
-
-def _repeats(call: Callable[[], Any]) -> int:
-    return max(1, round(_LEAST_S / _seconds(call, 1)))
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:

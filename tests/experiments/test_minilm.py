@@ -99,6 +99,17 @@ def test_pretrained_weights_have_the_shapes_of_random_ones():
 
 
 @pretrained
+def test_a_sentence_has_the_vector_that_the_published_network_gives_it():
+    """The published weights in transformers 5.23, exported and run by ONNX Runtime 1.32."""
+    tokens = np.array([WordPiece(_minilm.vocabulary())("A man is playing a guitar.")], np.int32)
+    segments = np.ones_like(tokens)
+    vector = _minilm.sentence_vectors(_minilm.encode(_minilm.pretrained(), tokens, segments), segments, 1)[0, 0]
+    expected = [0.10676199, -0.02397118, -0.04755133, -0.31244528, -0.82541863, 0.02304559]
+    np.testing.assert_allclose(vector[:6], expected, atol=1e-4)
+    assert np.linalg.norm(vector) == pytest.approx(4.928065, abs=1e-4)
+
+
+@pretrained
 def test_sentences_that_mean_the_same_have_near_vectors():
     tokenize, params = WordPiece(_minilm.vocabulary()), _minilm.pretrained()
     sentences = ["A man is playing a guitar.", "Someone plays guitar.", "The stock market fell sharply today."]
