@@ -71,7 +71,8 @@ def examples() -> dict[str, Device]:
 
 
 def _needs_nothing(make: Any) -> bool:
-    return all(p.default is not p.empty for p in inspect.signature(make).parameters.values())
+    parameters = inspect.signature(make).parameters.values()
+    return all(p.default is not p.empty or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def layers() -> Workload:
