@@ -270,14 +270,18 @@ def test_without_measuring_the_smallest_form_is_taken_though_it_is_slow():
 
 
 def test_a_model_left_dense_has_no_channels_removed(monkeypatch):
-    case = _dense()
-    params = {**case.params, "w": case.params["w"].at[:, 1::2].set(0)}
-    slower = np.tile([1.0, 2.0], (3, 1))
-    monkeypatch.setattr("jaxcomp.compiler._compile._whole", lambda *args: slower)
-    model = compiled(case.apply, params, spec_of(params), *case.inputs, rounds=3)
+    params = {"w": normal(0, 16, 32).at[:, 1::2].set(0), "v": normal(1, 32, 8)}
+
+    def apply(p, x):
+        return jax.nn.relu(x @ p["w"]) @ p["v"]
+
+    x = normal(2, 3, 16)
+    assert compiled(apply, params, spec_of(params), x, rounds=0).report.removed
+    monkeypatch.setattr("jaxcomp.compiler._compile._whole", lambda *args: np.tile([1.0, 2.0], (3, 1)))
+    model = compiled(apply, params, spec_of(params), x, rounds=3)
     assert not model.report.removed and "left dense" in model.report.notes[0]
     assert {each.form for each in model.report.products} == {"dense"}
-    assert model.report.bytes == model.report.dense_bytes
+    assert model.report.bytes == sum(leaf.nbytes for leaf in params.values())
 
 
 def test_what_was_measured_is_kept_in_a_file_and_not_measured_again(tmp_path, monkeypatch):
