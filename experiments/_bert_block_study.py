@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import jaxcomp as jc
@@ -15,15 +14,15 @@ from experiments._bert_block_task import Task, with_head
 from experiments._classifier import Landing
 from experiments._compression_report import Outcome
 from experiments._minilm import Params
+from experiments._project import project
 from experiments._sst2 import Rows
+from experiments._trials import best
 from experiments._wordpiece import WordPiece
 
 REWEIGHTED, FIXED, ONE_SHOT = "reweighted group lasso", "fixed group lasso", "one-shot magnitude"
 METHODS = (REWEIGHTED, FIXED, ONE_SHOT)
 _FLAT = 1e3  # an epsilon beside which all sizes are alike, so that no group is pushed harder than another
 _TINY = 1e-3  # and one beside which none is but those that are all but gone
-
-cut = jax.jit(jc.project)  # one program for all rates, where outside of jit each matrix is compiled for anew
 
 
 @dataclass(frozen=True)
@@ -127,14 +126,12 @@ class Study:
     def chosen_reach(self, method: str, rate: float, seed: int) -> float:
         """The one that leaves the network most accurate on the development set, just cut at the rate."""
         reaches = self.config.reach if method in (REWEIGHTED, FIXED) else (0.0,)
-        if len(reaches) == 1:
-            return reaches[0]
         spec = self.spec(rate)
 
         def score(reach: float) -> float:
-            return self.task.accuracy(cut(spec, self.trained(method, reach, seed)), self.splits["dev"])
+            return self.task.accuracy(project(spec, self.trained(method, reach, seed)), self.splits["dev"])
 
-        return max(reaches, key=score)
+        return best(reaches, score)
 
     def dense(self, seed: int) -> float:
         """Test accuracy of the network trained on for as many rounds, nothing pruned."""
@@ -144,7 +141,7 @@ class Study:
     def outcome(self, method: str, reach: float, rate: float, seed: int) -> dict[str, Any]:
         """What a method left at a rate, as cut and after masked fine-tuning; and what that takes on disk."""
         spec = self.spec(rate)
-        landed = cut(spec, self.trained(method, reach, seed))
+        landed = project(spec, self.trained(method, reach, seed))
         params = self._retrained(f"{method} {rate:g}x", landed, spec, seed)
         report = jc.report(spec, params)
         outcome = Outcome(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import jaxcomp as jc
 from experiments import _minilm
+from experiments._kept import resumed
 from experiments._minilm import Params
 from experiments._sst2 import Rows
 
@@ -74,10 +75,8 @@ class Task:
             model_state=self.embeddings,
             early_stop=False,
             stage=name,
-            directory=self.folder / f"{name}-{seed}".replace(" ", "-") if checkpoints else None,
-            resume=checkpoints,
-            keep=1,
             console=self.console,
+            **(resumed(self.folder, f"{name}-{seed}") if checkpoints else {}),
         ).params
 
     def accuracy(self, params: Params, rows: Rows) -> float:

@@ -16,6 +16,7 @@ from rich.console import Console
 import jaxcomp as jc
 from experiments._compression_report import Outcome
 from experiments._data import Dataset, Split
+from experiments._kept import resumed
 from experiments._registry import Context
 
 _CHUNK = 1000  # images evaluated at once
@@ -163,9 +164,7 @@ class Classifier:
 
         What ends in NaN or infinity is a result all the same, and not retrained.
         """
-        solve = functools.partial(
-            jc.compress, self.loss, steps=self.steps, resume=True, keep=1, console=self.console, early_stop=False
-        )
+        solve = functools.partial(jc.compress, self.loss, steps=self.steps, console=self.console, early_stop=False)
         history, result = [], None
         if rounds:
             optimizer = options.pop("optimizer", self.constant)
@@ -176,7 +175,7 @@ class Classifier:
                 optimizer=optimizer,
                 rounds=rounds,
                 stage=name,
-                directory=self.folder / f"{name}-{seed}-solve".replace(" ", "-"),
+                **resumed(self.folder, f"{name}-{seed}-solve"),
                 **options,
             )
             params, history = result.params, result.history
@@ -190,7 +189,7 @@ class Classifier:
             rounds=0,
             retrain=retrain,
             stage=f"{name}, retraining",
-            directory=self.folder / f"{name}-{seed}-retrain".replace(" ", "-"),
+            **resumed(self.folder, f"{name}-{seed}-retrain"),
         )
         last = result or after
         return dataclasses.replace(

@@ -1,5 +1,6 @@
 """Image classification data sets: read once, kept as arrays."""
 
+import dataclasses
 import functools
 import io
 import os
@@ -51,6 +52,10 @@ class Dataset:
     validation: Split
     test: Split
     num_classes: int
+
+    def evaluated_on(self, n: int) -> "Dataset":
+        """With the first images, so many or all there are, of the splits that nothing is trained on."""
+        return dataclasses.replace(self, validation=self.validation.first(n), test=self.test.first(n))
 
 
 def load(name: str = DIGITS, data_dir: str | os.PathLike | None = None) -> Dataset:

@@ -9,6 +9,7 @@ import jaxcomp as jc
 from experiments import _ftrans_kernels as kernels
 from experiments import _ftrans_storage as storage
 from experiments._ftrans_task import Task
+from experiments._trials import best
 
 DENSE, ON, SCRATCH = "dense", "dense, trained on", "from scratch"
 DIAGONAL, COLUMN, ROW = (f"projected, {rule}" for rule in kernels.RULES)
@@ -202,4 +203,4 @@ class Study:
 
 def _best(values: tuple[float, ...], tried: Callable[..., float], *arguments: Any) -> float:
     """The value of fewest bits; one that stands alone is not tried."""
-    return values[0] if len(values) == 1 else min(values, key=lambda value: tried(value, *arguments))
+    return best(values, lambda value: -tried(value, *arguments))

@@ -15,6 +15,7 @@ from experiments import _ftrans_kernels as kernels
 from experiments._classifier import Landing
 from experiments._ftrans_network import Transformer
 from experiments._ftrans_text import Text, Windows
+from experiments._kept import resumed
 
 _CHUNK = 16  # windows evaluated at once
 _WARM_UP = 0.05  # of the steps of a training
@@ -85,10 +86,8 @@ class Task:
             steps=self.steps,
             retrain=rounds,
             stage=name,
-            directory=self.folder / f"{name}-{seed}".replace(" ", "-") if checkpoints else None,
-            resume=checkpoints,
-            keep=1,
             console=self.console,
+            **(resumed(self.folder, f"{name}-{seed}") if checkpoints else {}),
         ).params
 
     def coordinated(self, params: Any, solver: jc.Solver, *, seed: int, rounds: int, rate: float) -> Any:

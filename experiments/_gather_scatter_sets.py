@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxcomp as jc
@@ -20,8 +19,6 @@ WIDE, TALL = "blocks of 8 inputs", "blocks of 8 outputs"
 
 OURS = HORIZONTAL, HYBRID, VERTICAL, UNEVEN, SCATTER
 OTHERS = FREE, ROWS, BANKED, WIDE, TALL
-
-project = jax.jit(jc.project)  # called plainly, every operation on every shape would be a program of its own
 
 
 def spec(method: str, params: Any, rate: float) -> jc.Spec:

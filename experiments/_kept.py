@@ -8,6 +8,11 @@ from typing import Any
 from experiments._results import plain
 
 
+def resumed(folder: Path, name: str) -> dict[str, Any]:
+    """Options of `jaxcomp.compress`: a training of this name goes on where it was; a done one is not done again."""
+    return {"directory": folder / name.replace(" ", "-"), "resume": True, "keep": 1}
+
+
 def kept(folder: Path, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
     """What was made of the arguments, as JSON has it: read from the folder if it is there, else made and written."""
     path = folder / f"{name}.json".replace(" ", "-")

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxcomp as jc
+from experiments._project import project
 
 KERNELS = r"conv[2-9]/kernel"
 ENTRIES = 4  # of the nine taps, in every pattern
@@ -20,8 +20,6 @@ FREE = "unstructured"
 FILTERS = "whole filters"
 
 LIBRARIES = OWN, DESIGNED, RANDOM, ONE
-
-project = jax.jit(jc.project)  # called plainly, every operation on every shape would be a program of its own
 
 
 def spec(method: str, apply: Callable[..., Any], params: Any, x: Any, connectivity: float = 1.0) -> jc.Spec:

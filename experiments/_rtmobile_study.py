@@ -7,6 +7,7 @@ from typing import Any
 import jaxcomp as jc
 from experiments import _rtmobile_sets as sets
 from experiments._classifier import Classifier, Landing, decaying
+from experiments._trials import best
 
 TUNING = 1000  # the seed of the network that rho is chosen on
 MAGNITUDE = f"{sets.BSP} by magnitude"
@@ -75,14 +76,12 @@ class Study:
 
     def chosen_rho(self, structure: str) -> float:
         """The rho whose network, retrained, is most accurate on validation."""
-        if len(self.config.rho) == 1:
-            return self.config.rho[0]
         stages = self.stages(structure, self.config.tuned_at)
 
         def score(rho: float) -> float:
             return self.task.accuracy(self.pruned(stages, TUNING, rho)[1], self.task.data.validation)
 
-        return max(self.config.rho, key=score)
+        return best(self.config.rho, score)
 
     def outcome(self, method: str, rate: float, seed: int, rho: float | None) -> dict[str, Any]:
         """What a structure at a rate left; without a rho it is found by magnitude."""

@@ -4,15 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 import jaxcomp as jc
 
 LAYERS = r"(conv2|fc1)/kernel"  # 425 000 of 430 500 weights; first and last layer are left alone
 BLOCKS = {"1x4": (1, 4), "1x8": (1, 8), "4x4": (4, 4), "8x8": (8, 8)}  # outputs by inputs
 WIDTH = 32  # bits of a weight, and of a magnitude
-
-project = jax.jit(jc.project)  # called plainly, every operation on every shape would be a program of its own
 
 
 @dataclass(frozen=True)

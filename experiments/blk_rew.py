@@ -35,6 +35,7 @@ from experiments._models import Conv, max_pool2
 from experiments._registry import Context, experiment
 from experiments._rtmobile_network import SpeechGRU
 from experiments._statistics import percent, points, verdict
+from experiments._trials import best
 
 _TUNING = 1000  # the seed of the network that prices are chosen on
 _FLAT = 1e3  # an epsilon that makes every weight of the penalty the same: the plain group lasso
@@ -130,9 +131,7 @@ def _run(name: str, study: "_Study", config: Config, context: Context) -> dict[s
         return kept(context.folder, f"{name}-{what}", make, *arguments)
 
     def chosen(how: str, prices: tuple[float, ...]) -> float:
-        if len(prices) == 1:
-            return prices[0]
-        return max(prices, key=lambda price: done(f"trial-{how}-{price:g}", study.score, how, price))
+        return best(prices, lambda price: done(f"trial-{how}-{price:g}", study.score, how, price))
 
     prices = {
         _REWEIGHTED: chosen(_REWEIGHTED, config.reweighted),

@@ -27,6 +27,7 @@ from experiments._forms_cost import Silicon, designs, input_cycles, workload
 from experiments._models import LeNet5
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict, with_error
+from experiments._trials import best
 
 _TUNING = 1000  # the seed of the network that rho is chosen on
 _DUAL, _OFFSET = "dense, two arrays", "dense, offset"
@@ -147,9 +148,7 @@ class _Study:
 
     def chosen_rho(self) -> float:
         """The rho that is best retrained, at the largest fragment, on a network of its own."""
-        if len(self.config.rho) == 1:
-            return self.config.rho[0]
-        return max(self.config.rho, key=self._score)
+        return best(self.config.rho, self._score)
 
     def dense(self, seed: int) -> Any:
         """The network trained on without constraint, for as many steps as the methods have."""

@@ -32,8 +32,10 @@ from experiments._kept import kept
 from experiments._latency import Latency, forms, measured, times
 from experiments._models import FORMS
 from experiments._pattern_sparsity_network import SmallVGG
+from experiments._project import project
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict
+from experiments._trials import best
 
 _TUNING = 1000  # the seed of the network that rho is chosen on
 _AT_ONCE = (*sets.LIBRARIES, sets.FREE)  # compared where every kernel is kept
@@ -82,9 +84,7 @@ class Config:
     data="fashion_mnist",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    data = context.data
-    splits = {name: getattr(data, name).first(config.images) for name in ("validation", "test")}
-    context = dataclasses.replace(context, data=dataclasses.replace(data, **splits))
+    context = dataclasses.replace(context, data=context.data.evaluated_on(config.images))
     study = _Study(Classifier.of(SmallVGG, config, context), config)
     done = functools.partial(kept, context.folder)
     rho = done("rho", study.chosen_rho)
@@ -130,11 +130,12 @@ class _Study:
 
     def chosen_rho(self) -> float:
         """The rho whose network of patterns with connectivity, retrained, is most accurate on validation."""
-        rho, task = self.config.rho, self.task
-        if len(rho) == 1:
-            return rho[0]
-        spec = self.spec(sets.OWN, self.config.connectivity, _TUNING)
-        return max(rho, key=lambda each: task.accuracy(self._pruned(spec, _TUNING, each)[1], task.data.validation))
+
+        def score(rho: float) -> float:
+            spec = self.spec(sets.OWN, self.config.connectivity, _TUNING)
+            return self.task.accuracy(self._pruned(spec, _TUNING, rho)[1], self.task.data.validation)
+
+        return best(self.config.rho, score)
 
     def outcome(self, method: str, connectivity: float, seed: int, rho: float) -> Outcome:
         """What a method left; weights are counted in the kernels, what is stored in all leaves."""
@@ -176,7 +177,7 @@ class _Study:
         models = [SmallVGG(self.task.data.num_classes, widths, form) for form in FORMS]
         params = models[0].init(jax.random.key(0), self._image)["params"]
         spec = sets.spec(method, self._apply(models[0]), params, self._image, c.connectivity)
-        params = sets.project(spec, params)
+        params = project(spec, params)
         return [
             min(
                 (measured(self._apply(model), params, spec, images[:batch], c.pairs) for model in models),

@@ -31,7 +31,9 @@ from experiments._classifier import Classifier
 from experiments._kept import kept
 from experiments._latency import Latency, forms, times
 from experiments._models import LeNet5
+from experiments._project import project
 from experiments._registry import Context, experiment
+from experiments._trials import best
 from experiments._weight_unification_report import Found, Outcome, Way
 from experiments._weight_unification_sets import ALL, BOTH, HARD, Shares
 from experiments._weight_unification_times import HAS_ONNX, Elsewhere, compiled, in_onnx, told
@@ -81,9 +83,7 @@ class Config:
     data="fashion_mnist",
 )
 def run(config: Config, context: Context) -> dict[str, Any]:
-    data = context.data
-    splits = {name: getattr(data, name).first(config.images) for name in ("validation", "test")}
-    context = dataclasses.replace(context, data=dataclasses.replace(data, **splits))
+    context = dataclasses.replace(context, data=context.data.evaluated_on(config.images))
     study = _Study(Classifier.of(LeNet5, config, context), config)
     done = functools.partial(kept, context.folder)
     rho = {kind: done(f"rho-{_file(kind)}", study.chosen_rho, shares) for kind, shares in sets.KINDS.items()}
@@ -134,11 +134,12 @@ class _Study:
 
     def chosen_rho(self, shares: Shares) -> float:
         """The rho that is most accurate on validation, retrained, with such shares of the largest blocks."""
-        rho, block = self.config.rho, max(self.config.blocks, key=sets.size)
-        if len(rho) == 1:
-            return rho[0]
-        split = self.task.data.validation
-        return max(rho, key=lambda one: self.task.accuracy(self._within(block, Way(shares), _TUNING, one)[1], split))
+        block = max(self.config.blocks, key=sets.size)
+
+        def score(rho: float) -> float:
+            return self.task.accuracy(self._within(block, Way(shares), _TUNING, rho)[1], self.task.data.validation)
+
+        return best(self.config.rho, score)
 
     def dense(self, seed: int) -> float:
         """Test accuracy of the network trained on for as many steps, without constraint."""
@@ -175,7 +176,7 @@ class _Study:
         trained = self.trained(0)
         for block, shares in itertools.product(self.config.timed, (ALL, BOTH, HARD[1])):
             spec = sets.spec(trained, block, shares)
-            yield f"{block}, {shares}", sets.project(spec, trained), spec
+            yield f"{block}, {shares}", project(spec, trained), spec
 
     @property
     def _all(self) -> int:
@@ -188,7 +189,7 @@ class _Study:
         """Networks after hard projection and after retraining."""
         c, trained, spec = self.config, self.trained(seed), sets.spec(self.template, block, way.shares)
         if way.one_shot:
-            landed, rounds = sets.project(spec, trained), self._all
+            landed, rounds = project(spec, trained), self._all
         else:
             solver = jc.ADMM(spec, rho=rho, growth=c.growth)
             landed, rounds = self.task.solved(trained, solver, seed=seed, rounds=c.rounds).params, c.retrain

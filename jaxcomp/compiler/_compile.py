@@ -19,7 +19,7 @@ from jaxcomp._paths import replace, select
 from jaxcomp.compiler._compiled import Compiled, CompiledReport, ProductReport, Program
 from jaxcomp.compiler._known import Place, leaf
 from jaxcomp.compiler._rewrite import Rewriter, Site, Value, Way
-from jaxcomp.compiler._shrink import shrink
+from jaxcomp.compiler._shrink import Removals, shrink
 from jaxcomp.compiler._tune import Timings, in_turns, typical
 from jaxcomp.compiler._ways import ways
 from jaxcomp.tracing._program import _Program, _program
@@ -83,7 +83,7 @@ def compile(
         notes.append(
             f"packed, the whole took {1e6 * compiled_s:,.1f} us, and dense {1e6 * dense_s:,.1f}: it is left dense"
         )
-        compiled, compiled_s, removed = Compiled(*_rewritten(dense, sites, {}, {}), None), dense_s, type(removed)()
+        compiled, compiled_s, removed = Compiled(*_rewritten(dense, sites, {}, {}), None), dense_s, Removals()
         products = tuple(each.as_it_was for each in products)
     read = frozenset[str]().union(*(site.weights.leaves for site in sites.values()))
     served = {key for path, key in keys.items() if path in read}  # the others of a group, its biases say, need not be
@@ -102,17 +102,18 @@ def _chosen(
 
     Products with the same weights share a way, under the name of the first.
     """
-    products, ways, placed, firsts = list[ProductReport](), dict[str, Way](), dict[Place, str](), dict[Any, str]()
+    products, firsts = list[ProductReport](), dict[Any, ProductReport]()
+    ways, placed = dict[str, Way](), dict[Place, str]()
     for (place, site), name in zip(sites.items(), _names(sites.values()), strict=True):
-        first = firsts.setdefault(_identity(site), name)
-        if first == name:
-            way, found = _best(name, site, timings)
-            ways |= {name: way} if way else {}
+        kind = _identity(site)
+        if first := firsts.get(kind):
+            products.append(dataclasses.replace(first, name=name, form=f"as {first.name}", dense_bytes=0, bytes=0))
         else:
-            (found,) = (each for each in products if each.name == first)
-            found = dataclasses.replace(found, name=name, form=f"as {first}", dense_bytes=0, bytes=0)
-        products.append(found)
-        placed |= {place: first} if first in ways else {}
+            way, first = _best(name, site, timings)
+            firsts[kind] = first
+            ways |= {name: way} if way else {}
+            products.append(first)
+        placed |= {place: first.name} if first.name in ways else {}
     return tuple(products), ways, placed
 
 
