@@ -9,13 +9,13 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, finite_or_nan, to_unit
+from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, finite_or_nan
 from jaxcomp.constraints._convex import Box
 from jaxcomp.constraints._groupwise import groupwise
 from jaxcomp.constraints._lanes import anew, beside, in_lanes, max_in_lanes, sums_in_lanes
-from jaxcomp.constraints._select import select_top
+from jaxcomp.constraints._select import stored
 from jaxcomp.constraints._shards import total as over_devices
-from jaxcomp.constraints._sparse import group_footprint
+from jaxcomp.constraints._sparse import group_footprint, most_of_pools, unit_of_groups
 from jaxcomp.constraints._views import View, elements, whole
 from jaxcomp.constraints.forms import Support
 
@@ -77,15 +77,25 @@ class BoxedBall(Constraint):
             low, high, centre = bounds.values()
             near = jnp.clip(x.astype(wide), jnp.maximum(low, centre - radius), jnp.minimum(high, centre + radius))
             return finite_or_nan(x, near.astype(x.dtype))
+        if self.norm == "l0":
+            return finite_or_nan(x, self._few(x.astype(wide), radius, **bounds).astype(x.dtype))
         if np.ndim(self.view.sizes(x.shape).elements):  # padding lies at the centre, so that it is 0 there
             bounds["centre"] = jnp.broadcast_to(bounds["centre"], x.shape)
         shared = {name: bound for name, bound in bounds.items() if not bound.ndim}
         own = [bound for name, bound in bounds.items() if name not in shared]
-        if self.norm == "l0":
-            parts = _named(shared, [self.view.split(one) for one in (*own, x.astype(wide))])
-            return finite_or_nan(x, self.view.merge(_onto_l0(parts, radius), x.shape).astype(x.dtype))
         decide, entries = _ROOTS[self.norm]
         return groupwise(decide, entries, self.view, (radius, shared), *own, x, guarded=True)
+
+    def _few(self, x: jax.Array, radius: jax.Array, low: jax.Array, high: jax.Array, centre: jax.Array) -> jax.Array:
+        """At the centre but for those entries of every group that bring the result nearest."""
+        clipped, (tiles, inside) = jnp.clip(x, low, high), self.view.tiles(x - centre)
+        unit = self.view.spread(unit_of_groups(tiles, inside), x.shape)
+        away, moved = (x - centre) * unit, (clipped - centre) * unit
+        saving = moved * (2 * away - moved)  # of the squared distance, by not staying at the centre; never negative
+        alone = self.view.alone
+        scores, _ = alone.tiles(stored(lax.stop_gradient(saving)))
+        keep = most_of_pools(scores, jnp.minimum(radius, x.size).astype(jnp.int32), alone, x.shape)
+        return jnp.where(keep, clipped, centre)
 
     def tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """For "l0" of the entries that differ from the centre only; else as by default."""
@@ -116,16 +126,6 @@ class BoxedBall(Constraint):
                     f"centre must lie between low and high, found low={self.low}, centre={self.centre}, "
                     f"high={self.high}"
                 )
-
-
-def _onto_l0(parts, radius):
-    x, low, high, centre = parts
-    clipped = jnp.clip(x, low, high)
-    unit = to_unit(x - centre)
-    away, moved = (x - centre) * unit, (clipped - centre) * unit
-    saving = moved * (2 * away - moved)  # of the squared distance, by not staying at the centre; never negative
-    count = jnp.clip(radius, 0, x.shape[-1]).astype(jnp.int32)
-    return jnp.where(select_top(saving, count), clipped, centre)
 
 
 def _l1_level(numbers, *parts, names, **_):

@@ -104,7 +104,11 @@ def max_in_lanes(x: jax.Array, ndim: int, names: Sequence[str] = ()) -> jax.Arra
 
 
 def long_sum(x: jax.Array, names: Sequence[str] = ()) -> jax.Array:
-    """The sum over the last axis, which stays: of runs, then of their sums, for the error grows with the length."""
+    """The sum over the last axis, which stays: of runs, then of their sums, for the error grows with the length.
+
+    Of integers, however few bits each has, it is one of 32.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.int32))
     while x.shape[-1] > _RUN:
         # Kept apart, or XLA makes one sum of the two.
         x = lax.optimization_barrier(jnp.sum(in_runs(x, 0), axis=-1, dtype=x.dtype))

@@ -16,7 +16,7 @@ from jaxcomp.constraints._level import codes_in as codes_in
 from jaxcomp.constraints._level import nearest_of as nearest_of
 from jaxcomp.constraints._level import scale_of as scale_of
 from jaxcomp.constraints._level import with_secant as with_secant
-from jaxcomp.constraints._ordered import cumsum_over, descending_over, of_best
+from jaxcomp.constraints._ternary_scale import ternary_scale
 
 
 @jax.tree_util.register_dataclass
@@ -200,7 +200,7 @@ class Binary(Levels):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ternary(Levels):
-    """Levels ``0, ±1``. The scale is exact: with magnitudes sorted, the mean of the t largest, t best of all."""
+    """Levels ``0, ±1``. The scale is exact, to rounding: the mean of the t largest magnitudes, t best of all."""
 
     exact_scale: ClassVar[bool] = True
 
@@ -215,8 +215,4 @@ class Ternary(Levels):
         return jnp.ones(jnp.shape(j))
 
     def best_scale(self, x, unit, names=()):
-        v = jnp.abs(x) * unit
-        ordered, before = descending_over(v, names)
-        total = cumsum_over(ordered, names)
-        count = before + 1 + lax.broadcasted_iota(v.dtype, v.shape, v.ndim - 1)
-        return of_best(total / count, jnp.square(total) / count, names)
+        return ternary_scale(x, unit, names)

@@ -54,9 +54,7 @@ class Sparse(Constraint):
 
     def project(self, x: jax.Array) -> jax.Array:
         x, norms = _scored(x, self.view)
-        norms, pools = self.view.line_up(norms, x.shape)
-        keep = select_stored(norms, self.kept(self.view.sizes(x.shape).groups), norms.ndim - pools)
-        keep = self.view.spread(self.view.hand_out(keep, x.shape), x.shape)
+        keep = most_of_pools(norms, self.kept(self.view.sizes(x.shape).groups), self.view, x.shape)
         return finite_or_nan(x, jnp.where(keep, x, jnp.zeros((), x.dtype)))
 
     def project_union(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
@@ -150,6 +148,13 @@ def group_footprint(x: jax.Array, view: View) -> Footprint:
         index_bits=jnp.minimum(jnp.float32(groups.sum()), jnp.sum(per_pool * address, dtype=jnp.float32)),
         group_density=jnp.sum(per_pool) / sizes.total,
     )
+
+
+def most_of_pools(scores: jax.Array, k: ArrayLike, view: View, shape: tuple[int, ...]) -> jax.Array:
+    """A mask of a leaf of this shape: in every pool the k groups of the largest scores, which broadcast with tiles."""
+    scores, pools = view.line_up(scores, shape)
+    keep = select_stored(scores, k, scores.ndim - pools)
+    return view.spread(view.hand_out(keep, shape), shape)
 
 
 def unit_of_groups(tiles: jax.Array, inside: tuple[int, ...]) -> jax.Array:

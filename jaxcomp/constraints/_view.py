@@ -194,6 +194,15 @@ class View:
         return self.merge(np.broadcast_to(number[:, :, None], ones.shape), shape)
 
     @property
+    def alone(self) -> "View":
+        """Every weight a group of its own, in pools that are the groups of this view."""
+        name = f"{self.name}.alone"
+        if self.is_whole:
+            return View(name, 1, 1, "", "RCr", "c", layout=self.layout)
+        pools, groups = self.pools + self.groups, self.elements
+        return dataclasses.replace(self, name=name, pools=pools, groups=groups, elements="")
+
+    @property
     def is_flat(self) -> bool:
         """Whether every weight is a group of its own in one pool: then the leaf's own order will do."""
         single = (self.rows, self.columns, self.taps, self.pools) == (1, 1, "columns", "")

@@ -54,6 +54,7 @@ LARGE_SUMS = {  # what takes little of a large leaf though it is found by sums
     "uniform levels, a scale an output": jc.Quantized(jc.Uniform(4), jc.outputs()),
     "uniform levels, a scale a fragment": jc.Quantized(jc.Uniform(4), jc.fragments(8)),
     "binary, one scale": jc.Quantized(jc.Binary()),
+    "ternary, one scale": jc.Quantized(jc.Ternary()),
     "ternary, a scale an output": jc.Quantized(jc.Ternary(), jc.outputs()),
     "diagonals": jc.Tied(jc.diagonals(8)),
     "magnitudes of diagonals": jc.Tied(jc.diagonals(8), "free"),
@@ -90,6 +91,8 @@ SUMS = {  # what sums decide: equal to rounding, and so are supports where no we
     "simplices of outputs": jc.Simplex(1.0, jc.outputs()),
     "l2 ball in a box": jc.BoxedBall(3.0, "l2", -1.0, 0.5),
     "l1 balls of outputs in a box": jc.BoxedBall(9.0, "l1", leaf(8) - 2, leaf(8) + 2, leaf(8), jc.outputs()),
+    "few entries in a box": jc.BoxedBall(500, "l0", -1.0, 0.5),
+    "few entries of outputs in a box": jc.BoxedBall(9, "l0", leaf(8) - 2, leaf(8) + 2, leaf(8), jc.outputs()),
 }
 
 

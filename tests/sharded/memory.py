@@ -12,7 +12,8 @@ from tests.sharded import checks
 SETS = {
     **{name: constraint for name, constraint in checks.SETS.items() if name != "a mask"},
     **checks.LARGE_SUMS,
-    "ternary, one scale": jc.Quantized(jc.Ternary()),
+    "few entries in a box": jc.BoxedBall(1000, "l0", -0.1, 0.2),
+    "few entries of outputs in a box": jc.BoxedBall(10, "l0", -0.1, 0.2, view=jc.outputs()),
 }
 
 if __name__ == "__main__":
