@@ -9,18 +9,28 @@ groups, what scale) in the weights themselves, and passes over a form that does 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from jaxcomp.constraints._views import Layout, View, elements, whole
+from jaxcomp.constraints._views import Layout, View, elements, outputs, whole
+
+_MATRIX = Layout("oi")
 
 
 class Form:
-    """One thing that is known of a leaf's weights. `place` says which of several forms comes first."""
+    """One thing that is known of a leaf's weights.
+
+    `place` says which of several forms comes first; `rounded`, whether weights are sums, known to rounding only.
+    """
 
     place: ClassVar[int]
+
+    @property
+    def rounded(self) -> bool:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +101,10 @@ class Codes(Form):
     offset: bool = False
     place = 5
 
+    @property
+    def rounded(self):
+        return self.offset
+
 
 @dataclasses.dataclass(frozen=True)
 class Submatrix(Form):
@@ -102,6 +116,10 @@ class Submatrix(Form):
     of: tuple[Form, ...] = ()
     place = 2
 
+    @property
+    def rounded(self):
+        return any(form.rounded for form in self.of)
+
 
 @dataclasses.dataclass(frozen=True)
 class Factors(Form):
@@ -110,6 +128,10 @@ class Factors(Form):
     layout: Layout | None
     rank: int
     place = 6
+
+    @property
+    def rounded(self):
+        return True
 
 
 Forms = tuple[Form, ...]
@@ -122,12 +144,26 @@ def in_order(*parts: Forms) -> Forms:
 
 def of_any_shape(forms: Forms) -> Forms:
     """Those that hold of other arrays of the same weights: what is said of single weights, or of all of them."""
+    return _seen(forms, lambda view: elements() if view.is_flat else whole() if view.is_whole else None)
+
+
+def of_submatrix(forms: Forms) -> Forms:
+    """Those that hold of some rows and columns of the leaf's matrix too, outputs by inputs: what is said of outputs."""
+
+    def of_rows(view: View) -> View | None:
+        return outputs(_MATRIX) if dataclasses.replace(view, layout=None) == outputs() else None
+
+    return in_order(of_any_shape(forms), _seen(forms, of_rows))
+
+
+def _seen(forms: Forms, through: Callable[[View], View | None]) -> Forms:
+    """The forms that speak of a view for which there is another, through that."""
     found: list[Form] = []
     for form in forms:
-        view = getattr(form, "view", None)
-        if view is not None and (view.is_flat or view.is_whole):
-            same: Any = form
-            found.append(dataclasses.replace(same, view=elements() if view.is_flat else whole()))
+        same: Any = form
+        view = through(same.view) if hasattr(form, "view") else None
+        if view is not None:
+            found.append(dataclasses.replace(same, view=view))
     return tuple(found)
 
 

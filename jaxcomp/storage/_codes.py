@@ -107,9 +107,12 @@ def _scaled(form: Codes, values: np.ndarray, entries: Entries, sink: Sink) -> _W
         offset=form.offset,
     )
     codes = steps.codes(np.where(negative, -number, number), zero)
-    arrays = [found.scales, *([offsets] if form.offset else []), *([] if even else [levels])]
-    multiples = np.arange(1, count + 1, dtype=kind) if even else levels
-    back = steps.values(codes, groups, multiples, found.scales, offsets).astype(entries.dtype)
+    multiples, scales = np.arange(1, count + 1, dtype=kind) if even else levels, found.scales
+    if form.offset:  # the levels are known now, and all weights of a group tell what was rounded
+        factors = np.append(multiples, 0)[np.where(codes[~zero] > 0, codes[~zero] - 1, -1)]
+        scales, offsets = (a.astype(kind) for a in _line(values[~zero], factors, groups.of[~zero], groups.total))
+    arrays = [scales, *([offsets] if form.offset else []), *([] if even else [levels])]
+    back = steps.values(codes, groups, multiples, scales, offsets).astype(entries.dtype)
     if not sink.close(back, values):
         return None
     node = {"form": "scaled", "view": of_view(form.view), "even": even, **steps._asdict()}
@@ -179,3 +182,20 @@ def _least(values: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
     least = np.full(count, np.inf)
     np.minimum.at(least, group, values)
     return np.where(np.isinf(least), 0, least)
+
+
+def _line(values: np.ndarray, factors: np.ndarray, group: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """By least squares the slope and the offset of the values of every group, given what they are multiples of."""
+    many = np.maximum(np.bincount(group, minlength=count), 1)
+
+    def mean(numbers):
+        total = np.zeros(count, np.longdouble)
+        np.add.at(total, group, numbers)
+        return total / many
+
+    x, y = factors.astype(np.longdouble), values.astype(np.longdouble)
+    centre, middle = mean(x), mean(y)
+    x, y = x - centre[group], y - middle[group]
+    spread = mean(x * x)
+    slope = mean(x * y) / np.where(spread > 0, spread, 1)
+    return slope, middle - slope * centre

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.constraints.forms import (
@@ -23,7 +24,7 @@ from jaxcomp.storage._factors import read_factors, write_factors
 from jaxcomp.storage._fields import Fields
 from jaxcomp.storage._patterns import read_patterns, write_patterns
 from jaxcomp.storage._split import read_nonzero, read_split, write_nonzero, write_sides, write_unlike
-from jaxcomp.storage._stream import Node, Sink, Source
+from jaxcomp.storage._stream import Node, Sink, Source, distance
 from jaxcomp.storage._submatrix import read_submatrix, write_submatrix
 from jaxcomp.storage._tied import read_shared, read_signs, write_shared, write_signs
 
@@ -64,23 +65,34 @@ class Written(NamedTuple):
 
     node: Node | None
     data: np.ndarray
+    error: float = 0.0  # of what comes back, as a share of the leaf's norm
 
 
-def write_leaf(forms: Forms, x: np.ndarray, tolerance: float = 0.0) -> Written:
+def write_leaf(forms: Forms, x: np.ndarray, tolerance: float | None = None) -> Written:
     """In these forms if that is smaller than the leaf as it stands, and comes back.
 
     Args:
         forms: as `Constraint.forms` gives them.
         x: the leaf.
         tolerance: how far a leaf may come back from what it was, as a share of its norm: at 0 every weight is equal.
+            ``None`` is that, but for forms of sums, where it is the rounding of the leaf's dtype.
     """
     if not forms or not x.size or not np.all(np.isfinite(x.astype(np.float64))):
         return Written(None, x)
+    rounded = tolerance is None and any(form.rounded for form in forms)
+    tries = [0.0, *([float(jnp.finfo(x.dtype).eps)] if rounded else [])] if tolerance is None else [tolerance]
+    return min((_written(forms, x, each) for each in tries), key=lambda found: found.data.nbytes)
+
+
+def _written(forms: Forms, x: np.ndarray, tolerance: float) -> Written:
     values, entries, sink = x.reshape(-1), Entries.all(x.shape, x.dtype), Sink(_WRITERS, tolerance)
     node, data = sink.write(forms, values, entries), bytes(sink.data)
-    if len(data) >= x.nbytes or not sink.close(read_leaf(node, data, x.shape, x.dtype).reshape(-1), values):
+    if len(data) >= x.nbytes:
         return Written(None, x)
-    return Written(node, np.frombuffer(data, np.uint8))
+    back = read_leaf(node, data, x.shape, x.dtype).reshape(-1)
+    if not sink.close(back, values):
+        return Written(None, x)
+    return Written(node, np.frombuffer(data, np.uint8), distance(back, values))
 
 
 def read_leaf(node: Node, data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -23,14 +23,15 @@ def save(
     params: Any,
     spec: Mapping[str, Constraint] | None = None,
     *,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
     overwrite: bool = False,
 ) -> Saved:
     """Keep parameters in a folder, at the bits that the footprints of their constraints promise.
 
     A leaf is kept in the `Constraint.forms` of its constraint, as far as they hold of it, and read back at once: if it
-    is not what it was, every weight equal, or takes more room so, it is kept as it stands. (Of a packed leaf the signs
-    of zeros are lost.) Leaves without a constraint keep every bit. Loading needs no constraint and runs no code.
+    is not what it was, every weight equal (of sums: to rounding), or takes more room so, it is kept as it stands. (Of a
+    packed leaf the signs of zeros are lost.) Leaves without a constraint keep every bit. Loading needs no constraint
+    and runs no code.
 
     The folder holds ``tensors.safetensors`` (a tensor a leaf: itself, or the bytes it is packed in),
     ``manifest.json`` (shape, dtype and form of every leaf) and ``SHA256SUMS``, which ``sha256sum -c`` checks. It is
@@ -40,9 +41,10 @@ def save(
         path: of the folder.
         params: any pytree; leaves that are no arrays (functions, random keys) are left out.
         spec: as from `jaxcomp.assign`.
-        tolerance: how far a leaf may come back from what it was, ``||x - x'|| <= tolerance * ||x||``. Products and
-            sums round, so that `LowRank`, `Affine` with many scales, and `Quantized` after a retraining that does not
-            end with a projection are packed only above 0; 1e-6 is enough for float32.
+        tolerance: how far a leaf may come back from what it was, ``||x - x'|| <= tolerance * ||x||``. Left out, every
+            weight is equal, but for those that are sums and so known to rounding only, of `LowRank` and `Affine`: they
+            come back to the epsilon of their dtype, at most. At 0 these, too, are equal, at more bytes. What
+            retraining has moved off its levels, `Quantized` without a last projection, needs some 1e-6.
         overwrite: whether to replace what `save` wrote there before.
 
     Raises:
@@ -64,7 +66,7 @@ def save(
     unknown = {name: x.dtype.name for name, x in leaves.items() if x.dtype.name not in CODES}
     if unknown:
         raise ValueError(f"leaves of dtypes that safetensors has no name for, {unknown}: cast them to {list(CODES)}")
-    if not 0 <= tolerance < 1:
+    if tolerance is not None and not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must lie in [0, 1), found {tolerance}: it is a share of a leaf's norm")
     numpy, spec = safetensors("safetensors.numpy"), dict(spec or {})
     constrained = {name: jnp.asarray(x) for name, x in select(leaves, members(spec)).items()}
@@ -75,7 +77,9 @@ def save(
     manifest = write_manifest({name: Leaf(x.shape, x.dtype, written[name].node) for name, x in leaves.items()})
     sums = write_folder(Path(path), {MANIFEST: manifest, TENSORS: tensors}, overwrite)
     kept = [
-        SavedLeaf(name, described(one.node), x.shape, one.data.nbytes, promised.get(name, x.nbytes), x.nbytes)
+        SavedLeaf(
+            name, described(one.node), x.shape, one.data.nbytes, promised.get(name, x.nbytes), x.nbytes, one.error
+        )
         for (name, x), one in zip(leaves.items(), written.values(), strict=True)
     ]
     whole = len(manifest) + len(tensors) + len(sums)

@@ -18,6 +18,7 @@ class SavedLeaf:
         bytes: that it takes on disk, without what names it there.
         footprint_bytes: that its footprint promised.
         dense_bytes: of the leaf as it stands.
+        error: how far what is read back is from the leaf, as a share of its norm: 0 where every weight is equal.
     """
 
     path: str
@@ -26,6 +27,7 @@ class SavedLeaf:
     bytes: int
     footprint_bytes: float
     dense_bytes: int
+    error: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Saved:
         table = Table(f"saved in {self.path}", ["leaf", "shape", "kept as", "bytes", "footprint", "dense"])
         for leaf in self.leaves:
             shape = "x".join(map(str, leaf.shape))
-            table.row(leaf.path, shape, leaf.form, *map(_count, (leaf.bytes, leaf.footprint_bytes, leaf.dense_bytes)))
+            form = leaf.form + (f", to {leaf.error:.0e}" if leaf.error else "")
+            table.row(leaf.path, shape, form, *map(_count, (leaf.bytes, leaf.footprint_bytes, leaf.dense_bytes)))
         table.row("names and checksums", "-", "-", _count(self.overhead_bytes), "-", "-")
         promised, dense = (
             sum(getattr(leaf, name) for leaf in self.leaves) for name in ("footprint_bytes", "dense_bytes")

@@ -61,10 +61,7 @@ class Sink:
 
     def close(self, found: np.ndarray, values: np.ndarray) -> bool:
         """Whether one may come back for the other."""
-        if not self.tolerance:
-            return np.array_equal(found, values)
-        found, values = (np.asarray(one, np.float64) for one in (found, values))
-        return bool(np.linalg.norm(found - values) <= self.tolerance * np.linalg.norm(values))
+        return np.array_equal(found, values) if not self.tolerance else distance(found, values) <= self.tolerance
 
 
 class Source:
@@ -106,3 +103,10 @@ class Source:
             )
         self._at += count
         return self._data[self._at - count : self._at]
+
+
+def distance(found: np.ndarray, values: np.ndarray) -> float:
+    """Of what came back from what it was, as a share of the norm of that."""
+    found, values = (np.asarray(one, np.float64) for one in (found, values))
+    norm = np.linalg.norm(values)
+    return float(np.linalg.norm(found - values) / (norm if norm else 1.0))

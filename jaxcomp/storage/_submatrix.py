@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.constraints import Layout
-from jaxcomp.constraints.forms import Forms, Submatrix, in_order, of_any_shape
+from jaxcomp.constraints.forms import Forms, Submatrix, in_order, of_submatrix
 from jaxcomp.storage._entries import Entries
 from jaxcomp.storage._fields import Fields, of_layout
 from jaxcomp.storage._stream import Node, Sink, Source
@@ -14,14 +14,14 @@ from jaxcomp.storage._support import read_support, write_support
 
 
 def write_submatrix(form: Submatrix, rest: Forms, values: np.ndarray, entries: Entries, sink: Sink) -> Node | None:
-    """Of the forms after it, only those are kept that do not mind that the leaf is another now."""
+    """Of the forms after it, only those are kept that hold of the matrix of kept rows and columns."""
     matrix = (form.layout or Layout.of(len(entries.shape))).matrix_shape(entries.shape)
     lines = [np.isin(np.arange(n), kept) for n, kept in zip(matrix, (form.outputs, form.inputs), strict=True)]
     chosen, inner = _within(form.layout, lines, entries)
     if np.any(values[~chosen] != 0):
         return None
     supports = [write_support(kept, np.zeros(len(kept), np.int64), sink) for kept in lines]
-    of = sink.write(in_order(form.of, of_any_shape(rest)), values[chosen], inner)
+    of = sink.write(in_order(form.of, of_submatrix(rest)), values[chosen], inner)
     return {"form": "submatrix", "layout": of_layout(form.layout), "kept": supports, "of": of}
 
 

@@ -67,12 +67,13 @@ def of_groups(view, x):
     return np.unique(view.labels(x.shape), return_inverse=True)[1].reshape(x.shape)
 
 
-def written(forms, x, **options):
+def written(forms, x, tolerance=0.0):
     """The leaf written; it has come back."""
-    found = write_leaf(forms, x, **options)
+    found = write_leaf(forms, x, tolerance)
     back = found.data if found.node is None else read_leaf(found.node, found.data.tobytes(), x.shape, x.dtype)
     assert back.dtype == x.dtype
-    assert np.array_equal(back, x) or options.get("tolerance")
+    assert np.array_equal(back, x) == (found.error == 0)
+    assert found.error <= tolerance
     return found
 
 
@@ -227,9 +228,30 @@ def test_rows_and_columns_that_are_left_are_a_leaf_of_their_own():
 def test_factors_stand_for_a_matrix_only_within_a_tolerance():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(64, 4)) @ rng.normal(size=(4, 48))).astype(np.float32)
+    assert write_leaf((Factors(None, 4),), x).node["form"] == "factors"  # of sums, that of the dtype's rounding
     assert written((Factors(None, 4),), x).node is None
     assert written((Factors(None, 4),), x, tolerance=1e-6).data.nbytes == 4 * 4 * (64 + 48)
     assert written((Factors(None, 3),), x, tolerance=1e-6).node is None
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_offsets_and_scales_of_many_groups_are_found_to_rounding(dtype):
+    rng = np.random.default_rng(0)
+    scale, offset, code = rng.lognormal(size=(1, 64)), rng.normal(size=(1, 64)), rng.integers(0, 8, (200, 64))
+    x = (scale * code + offset).astype(DTYPES[dtype])
+    found = write_leaf((Codes(outputs(), np.arange(1.0, 8), offset=True),), x)
+    assert found.node["form"] == "scaled"
+    assert found.data.nbytes <= 200 * 64 * 3 // 8 + 2 * 64 * np.promote_types(x.dtype, np.float32).itemsize
+    assert found.error <= 0.5 * float(jnp.finfo(x.dtype).eps)
+
+
+def test_scales_of_outputs_are_those_of_the_outputs_that_are_left():
+    rng = np.random.default_rng(0)
+    kept = np.sort(rng.choice(32, 12, replace=False)), np.sort(rng.choice(48, 20, replace=False))
+    x = np.zeros((48, 32), np.float32)  # inputs, outputs
+    x[np.ix_(kept[1], kept[0])] = rng.lognormal(size=12).astype(np.float32) * rng.integers(-7, 8, (20, 12)).astype("f4")
+    found = written((Submatrix(None, *kept), Codes(outputs(), np.arange(1.0, 8))), x)
+    assert found.data.nbytes <= 32 // 8 + 48 // 8 + 12 * 4 + math.ceil(1.02 * 12 * 20 * math.log2(15) / 8)
 
 
 def test_forms_of_several_sets_are_kept_one_within_the_other():
