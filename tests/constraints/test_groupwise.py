@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxcomp.constraints import (
     Layout,
@@ -23,7 +21,6 @@ from jaxcomp.constraints import (
     whole,
 )
 from jaxcomp.constraints._groupwise import groupwise
-from jaxcomp.constraints._ordered import cumsum_over, descending_over, of_best
 
 DENSE = [elements(), whole(), outputs(), inputs(), blocks(2, 4), block_columns(4, 2), chunks(4), fragments(6)]
 DENSE += [diagonals(2), diagonals(4), banks(3)]
@@ -54,18 +51,6 @@ def test_a_piece_of_whole_units_has_the_groups_of_the_leaf(view, shape):
 def test_groups_that_no_piece_could_hold_keep_their_axis_whole():
     assert [grain.unit for grain in fragments(5).grains((12, 8))] == [12, 1]
     assert [grain.unit for grain in fragments(6).grains((3, 3, 8, 4))] == [3, 3, 2, 1]
-
-
-@given(st.lists(st.floats(0, 8, width=32), min_size=1, max_size=20))
-@pytest.mark.slow
-def test_the_best_number_in_order_on_one_device(numbers):
-    x = jnp.array(numbers, jnp.float32)
-    ordered, before = descending_over(x)
-    np.testing.assert_array_equal(ordered, -np.sort(-np.array(x)))
-    sums, score = cumsum_over(ordered), jnp.abs(ordered - 3)
-    np.testing.assert_allclose(sums, np.cumsum(ordered), 1e-5)
-    assert before == 0
-    assert of_best(sums, score)[0] == sums[np.argmax(score)]
 
 
 def _mean(_, parts, *, shape, names):
