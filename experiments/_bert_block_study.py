@@ -14,7 +14,6 @@ from experiments._bert_block_task import Task, with_head
 from experiments._classifier import Landing
 from experiments._compression_report import Outcome
 from experiments._minilm import Params
-from experiments._project import project
 from experiments._sst2 import Rows
 from experiments._trials import best
 from experiments._wordpiece import WordPiece
@@ -129,7 +128,7 @@ class Study:
         spec = self.spec(rate)
 
         def score(reach: float) -> float:
-            return self.task.accuracy(project(spec, self.trained(method, reach, seed)), self.splits["dev"])
+            return self.task.accuracy(jc.project(spec, self.trained(method, reach, seed)), self.splits["dev"])
 
         return best(reaches, score)
 
@@ -141,7 +140,7 @@ class Study:
     def outcome(self, method: str, reach: float, rate: float, seed: int) -> dict[str, Any]:
         """What a method left at a rate, as cut and after masked fine-tuning; and what that takes on disk."""
         spec = self.spec(rate)
-        landed = project(spec, self.trained(method, reach, seed))
+        landed = jc.project(spec, self.trained(method, reach, seed))
         params = self._retrained(f"{method} {rate:g}x", landed, spec, seed)
         report = jc.report(spec, params)
         outcome = Outcome(

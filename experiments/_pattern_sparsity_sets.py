@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 import jaxcomp as jc
-from experiments._project import project
 
 KERNELS = r"conv[2-9]/kernel"
 ENTRIES = 4  # of the nine taps, in every pattern
@@ -84,7 +83,7 @@ def energy(params: Any) -> dict[str, float]:
     rules = {OWN: jc.Patterned(centre=True)} | {name: jc.Patterned(library(name)) for name in LIBRARIES[1:]}
     found = {}
     for name, constraint in rules.items():
-        left = project(jc.assign(params, {KERNELS: constraint}), params)
+        left = jc.project(jc.assign(params, {KERNELS: constraint}), params)
         found[name] = _energy(left) / _energy(params)
     return found
 

@@ -8,7 +8,6 @@ import numpy as np
 
 import jaxcomp as jc
 from experiments import _weight_unification_sets as sets
-from experiments._project import project
 from experiments._weight_unification_sets import BLOCKS, Shares
 
 
@@ -62,14 +61,14 @@ def projected(params: Any, block: str, shares: Shares) -> dict[str, Any]:
       idempotent: whether projecting again changes nothing.
     """
     spec = sets.spec(params, block, shares)
-    landed = project(spec, params)
+    landed = jc.project(spec, params)
     error = least = energy = 0.0
     for path, leaf in leaves(params).items():
         spreads = np.sort(_spreads(leaf, block))
         least += np.sum(spreads[: int(spec[path].counts(len(spreads))[0])])
         error += np.sum(np.square(np.subtract(leaf, leaves(landed)[path], dtype=np.float64)))
         energy += np.sum(np.square(leaf, dtype=np.float64))
-    again = leaves(project(spec, landed))
+    again = leaves(jc.project(spec, landed))
     same = all(np.array_equal(again[path], leaf) for path, leaf in leaves(landed).items())
     return {"lost": error / energy, "of_least": error / least, "idempotent": same}
 

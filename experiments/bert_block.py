@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+import jaxcomp as jc
 from experiments import _plots, _tables
 from experiments._bert_block_study import FIXED, METHODS, ONE_SHOT, REWEIGHTED, Config, Study, padded, prepared
 from experiments._bert_block_task import Task, classify
 from experiments._compression_report import Outcome, ahead, curve_point, values
 from experiments._kept import kept
 from experiments._latency import Latency, measured, times
-from experiments._project import project
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict
 
@@ -95,7 +95,7 @@ def _latencies(study: Study, tokens: np.ndarray) -> dict[str, Latency]:
     found = {}
     for rate in study.config.rates:
         spec = study.spec(rate)
-        params = project(spec, study.trained(ONE_SHOT, 0.0, 0)) | {"embeddings": study.task.embeddings}
+        params = jc.project(spec, study.trained(ONE_SHOT, 0.0, 0)) | {"embeddings": study.task.embeddings}
         found[f"{rate:g}x"] = measured(classify, params, spec, jnp.asarray(tokens), study.config.pairs)
     return found
 

@@ -28,7 +28,6 @@ from experiments._compression_report import Outcome, Row, ahead, curve_point, ta
 from experiments._kept import kept
 from experiments._latency import Latency, forms, measured, times
 from experiments._models import LeNet300
-from experiments._project import project
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict
 
@@ -121,7 +120,7 @@ class _Study:
         """What is left of the trained network, and what the memory has to be read."""
         c, params = self.config, self.trained(seed)
         spec = sets.spec(method, params, rate)
-        landed = project(spec, params)
+        landed = jc.project(spec, params)
         retrained = self.task.retrained(landed, spec, seed=seed, rounds=c.retrain)
         kernels = jc.assign(params, {sets.MATRICES: jc.Sparse(1.0)})
         counted = self.task.measured(landed, retrained, jc.report(kernels, retrained))
@@ -142,7 +141,7 @@ class _Study:
         c = self.config
         params = {"fc1": {"kernel": jax.random.normal(jax.random.key(0), (c.side, c.side))}}
         spec = sets.spec(method, params, c.timed_at)
-        params = project(spec, params)
+        params = jc.project(spec, params)
         inputs = [jax.random.normal(jax.random.key(batch), (batch, c.side)) for batch in c.batches]
         return [measured(lambda params, x: x @ params["fc1"]["kernel"], params, spec, x, c.pairs) for x in inputs]
 

@@ -32,7 +32,6 @@ from experiments._kept import kept
 from experiments._latency import Latency, forms, measured, times
 from experiments._models import FORMS
 from experiments._pattern_sparsity_network import SmallVGG
-from experiments._project import project
 from experiments._registry import Context, experiment
 from experiments._statistics import percent, points, verdict
 from experiments._trials import best
@@ -177,7 +176,7 @@ class _Study:
         models = [SmallVGG(self.task.data.num_classes, widths, form) for form in FORMS]
         params = models[0].init(jax.random.key(0), self._image)["params"]
         spec = sets.spec(method, self._apply(models[0]), params, self._image, c.connectivity)
-        params = project(spec, params)
+        params = jc.project(spec, params)
         return [
             min(
                 (measured(self._apply(model), params, spec, images[:batch], c.pairs) for model in models),

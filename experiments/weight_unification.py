@@ -31,7 +31,6 @@ from experiments._classifier import Classifier
 from experiments._kept import kept
 from experiments._latency import Latency, forms, times
 from experiments._models import LeNet5
-from experiments._project import project
 from experiments._registry import Context, experiment
 from experiments._trials import best
 from experiments._weight_unification_report import Found, Outcome, Way
@@ -176,7 +175,7 @@ class _Study:
         trained = self.trained(0)
         for block, shares in itertools.product(self.config.timed, (ALL, BOTH, HARD[1])):
             spec = sets.spec(trained, block, shares)
-            yield f"{block}, {shares}", project(spec, trained), spec
+            yield f"{block}, {shares}", jc.project(spec, trained), spec
 
     @property
     def _all(self) -> int:
@@ -189,7 +188,7 @@ class _Study:
         """Networks after hard projection and after retraining."""
         c, trained, spec = self.config, self.trained(seed), sets.spec(self.template, block, way.shares)
         if way.one_shot:
-            landed, rounds = project(spec, trained), self._all
+            landed, rounds = jc.project(spec, trained), self._all
         else:
             solver = jc.ADMM(spec, rho=rho, growth=c.growth)
             landed, rounds = self.task.solved(trained, solver, seed=seed, rounds=c.rounds).params, c.retrain

@@ -5,6 +5,7 @@ state, footprints and reports are keyed by leaf.
 """
 
 import difflib
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -154,18 +155,23 @@ def check_finite(path: str, x: Any) -> None:
 
 def project(spec: Spec, params: Any) -> Any:
     """The tree with every constrained leaf replaced by the nearest member of its set."""
-    return replace(params, scatter({key: spec[key].project(x) for key, x in gather(spec, params).items()}))
+    return replace(params, scatter(_asked("project", spec, gather(spec, params))))
 
 
 def tangent(spec: Spec, params: Any, updates: Any) -> Any:
     """The updates without what would carry a constrained leaf out of its set."""
-    weights, moves = gather(spec, params), gather(spec, updates)
-    return replace(updates, scatter({key: spec[key].tangent(weights[key], moves[key]) for key in spec}))
+    return replace(updates, scatter(_asked("tangent", spec, gather(spec, params), gather(spec, updates))))
 
 
 def violation(spec: Spec, params: Any) -> dict[str, jax.Array]:
     """The distance of every constrained leaf, or group of leaves, from its set, ``||x - project(x)||_2``."""
-    return {key: spec[key].violation(x) for key, x in gather(spec, params).items()}
+    return _asked("violation", spec, gather(spec, params))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # called plainly, every operation on every shape would be compiled alone
+def _asked(question: str, spec: Mapping[str, Constraint], *gathered: Mapping[str, Any]) -> dict[str, Any]:
+    """What every constraint answers of its leaf, or of several trees' leaves."""
+    return {key: getattr(constraint, question)(*(one[key] for one in gathered)) for key, constraint in spec.items()}
 
 
 def footprint(spec: Spec, params: Any) -> dict[str, Footprint]:

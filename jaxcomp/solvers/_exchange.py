@@ -162,7 +162,7 @@ def _check_heard(sets: Spec, leaves: dict[str, jax.Array]) -> None:
     """Raise if nothing of a leaf would ever be sent, as far as values are known: it would silently stay as it is."""
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((sets, leaves))):
         return
-    message = jax.jit(project)(sets, leaves)
+    message = project(sets, leaves)
     if any(isinstance(x, jax.core.Tracer) for x in message.values()):  # while tracing, known values give unknown ones
         return
     message = gather(sets, message)

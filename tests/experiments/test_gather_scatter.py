@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+import jaxcomp as jc
 from experiments import _gather_scatter_sets as sets
 from experiments import gather_scatter
 from experiments.__main__ import main
 from experiments._compression_report import Outcome
-from experiments._project import project
 
 METHODS = (*sets.OURS, *sets.OTHERS)
 
@@ -24,7 +24,7 @@ def params():
 @pytest.mark.parametrize("method", [sets.HORIZONTAL, sets.FREE, sets.BANKED, sets.WIDE])
 def test_all_sets_keep_as_many_weights(params, method):
     spec = sets.spec(method, params, 8.0)
-    left = project(spec, params)
+    left = jc.project(spec, params)
     # An output keeps 12 of its 96 inputs: to whole groups of 8, 16.
     assert np.count_nonzero(left["fc1"]["kernel"]) == 40 * 16
     assert np.count_nonzero(left["fc2"]["kernel"]) == 16 * 8
@@ -42,7 +42,7 @@ def test_reads_of_a_strip_are_counted_for_both_matrices():
 
 def test_a_horizontal_set_is_read_without_waiting_in_the_best_order(params):
     spec = sets.spec(sets.HORIZONTAL, params, 4.0)
-    assert sets.reads(spec, project(spec, params), sets.HORIZONTAL)["reordered"] == 1.0
+    assert sets.reads(spec, jc.project(spec, params), sets.HORIZONTAL)["reordered"] == 1.0
 
 
 def found(accuracies):

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -12,8 +11,6 @@ from experiments import _data, memristor
 from experiments.__main__ import main
 from experiments._classifier import Classifier
 from experiments._models import LeNet5
-
-project = jax.jit(jc.project)  # compiled once for all rates
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +22,7 @@ def study(tmp_path_factory):
 
 @pytest.mark.parametrize("rate", [pytest.param("19x", marks=pytest.mark.slow), "39x", "105x"])
 def test_projecting_keeps_as_many_weights_as_the_rate_says_at_most(study, rate):
-    pruned = project(study.spec(rate), study.task.init(0))
+    pruned = jc.project(study.spec(rate), study.task.init(0))
     kept = sum(np.count_nonzero(layer["kernel"]) for layer in pruned.values())
     assert kept == pytest.approx(430_500 / study.rate(rate), rel=0.01)
 
@@ -33,7 +30,7 @@ def test_projecting_keeps_as_many_weights_as_the_rate_says_at_most(study, rate):
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_quickly")
 def test_arrays_saved_are_those_counted_by_hand(study):
-    params = project(study.spec("19x"), study.task.init(0))
+    params = jc.project(study.spec("19x"), study.task.init(0))
     spec = study._on_conductances(5)
     # Dense: 25 x 20, 500 x 50, 800 x 500, 500 x 10, four arrays a block; pruned: two.
     before = 4 * (1 + 16 * 2 + 25 * 16 + 16)
@@ -44,8 +41,8 @@ def test_arrays_saved_are_those_counted_by_hand(study):
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_quickly")
 def test_levels_are_conductances_and_pruned_weights_stay_away(study):
-    params = project(study.spec("39x"), study.task.init(0))
-    landed = project(study._on_conductances(5), params)
+    params = jc.project(study.spec("39x"), study.task.init(0))
+    landed = jc.project(study._on_conductances(5), params)
     for path in ("conv2", "fc1"):
         before, after = np.asarray(params[path]["kernel"]), np.asarray(landed[path]["kernel"])
         assert ((before == 0) == (after == 0)).all()

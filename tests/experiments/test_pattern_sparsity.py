@@ -12,7 +12,6 @@ from experiments import pattern_sparsity
 from experiments.__main__ import main
 from experiments._compression_report import Outcome
 from experiments._pattern_sparsity_network import SmallVGG
-from experiments._project import project
 
 IMAGE = np.zeros((1, 28, 28, 1), np.float32)
 
@@ -45,7 +44,7 @@ def test_filters_go_with_their_channels_so_that_as_many_go_as_the_rate_needs_and
     normal = np.random.default_rng(0).normal
     params = jax.tree.map(lambda leaf: normal(size=leaf.shape).astype(np.float32), shapes_of(model))
     spec = sets.filters(lambda params, x: model.apply({"params": params}, x), params, IMAGE, rate=8.1)
-    left = jax.device_get(project(spec, params))
+    left = jax.device_get(jc.project(spec, params))
     # (4 + 3 a) a <= (4 + 3 12) 12 / 8.1 holds for a = 3, not for a = 4: of every layer so many filters stay.
     for name, inputs in (("conv2", 4), ("conv3", 3), ("conv4", 3), ("conv5", 3)):
         assert np.count_nonzero(left[name]["kernel"]) == 9 * inputs * 3, name
