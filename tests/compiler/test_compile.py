@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 import jaxcomp as jc
 from jaxcomp.compiler import compile as compiled
@@ -184,8 +184,8 @@ def test_it_runs_under_jit_vmap_and_grad(perceptron):
 def test_it_can_be_exported_and_read_back(perceptron):
     case, _, model = perceptron
     (x,) = case.inputs
-    exported = jax.export.export(jax.jit(model))(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    again = jax.export.deserialize(exported.serialize())
+    exported = export.export(jax.jit(model))(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    again = export.deserialize(exported.serialize())
     np.testing.assert_allclose(again.call(x), model(x), rtol=1e-6)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import jaxcomp as jc
 from experiments import _bert_block_study as study_module
 from experiments import _minilm, _sst2, bert_block
 from experiments._bert_block_study import FIXED, METHODS, ONE_SHOT, REWEIGHTED, Config, Prepared, Study
@@ -60,7 +61,7 @@ def study(ready, tmp_path):
 @pytest.mark.parametrize("rate", [2.0, 3.3])
 def test_every_strip_of_every_matrix_keeps_as_many_whole_columns(study, rate):
     spec = study.spec(rate)
-    pruned = study_module.project(spec, study.params)
+    pruned = jc.project(spec, study.params)
     assert len(spec) == 6 * SIZES.depth and not any("head" in path for path in spec)
     for path in spec:
         layer, part, name, _ = path.split("/")
@@ -127,7 +128,7 @@ def test_a_lasso_gets_the_reach_that_is_best_on_the_development_set_and_magnitud
     study.config = dataclasses.replace(CONFIG, reach=(0.1, 0.2, 0.3))
     monkeypatch.setattr(study, "trained", lambda method, reach, seed: reach)
     monkeypatch.setattr(study, "spec", lambda rate: rate)
-    monkeypatch.setattr(study_module, "project", lambda rate, reach: (rate, reach))
+    monkeypatch.setattr(jc, "project", lambda rate, reach: (rate, reach))
     asked = []
 
     def accuracy(landed, rows):
