@@ -7,11 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.sharded import checks
 
-THOROUGH = [check for check in checks.CHECKS if check not in checks.QUICK]
+# What is given away was copied by the XLA of before: a device took two shares.
+SPARING = jax.__version_info__ >= (0, 10)
+QUICK, THOROUGH = (
+    [
+        pytest.param(check, marks=[] if SPARING or not check.startswith("400 mb") else pytest.mark.skip("older XLA"))
+        for check in checks.CHECKS
+        if (check in checks.QUICK) == quick
+    ]
+    for quick in (True, False)
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -34,10 +44,10 @@ def quick():
 
 @pytest.fixture(scope="module")
 def thorough():
-    return printed(start("checks", *THOROUGH))
+    return printed(start("checks", *(check for (check,), *_ in THOROUGH)))
 
 
-@pytest.mark.parametrize("check", checks.QUICK)
+@pytest.mark.parametrize("check", QUICK)
 def test_on_eight_devices(quick, check):
     assert not quick[check], quick[check]
 

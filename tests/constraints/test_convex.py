@@ -157,10 +157,14 @@ def test_members_stay_as_they_are(x):
         np.testing.assert_array_equal(project(constraint, x), x)
 
 
+def hyperplane(x, a, b):
+    return x + (b - x @ a) / (a @ a) * a
+
+
 def test_a_given_projection_acts_on_every_group():
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     a = np.array([1.0, 2.0, 0.0, -1.0], np.float32)
-    z = np.asarray(project(Convex(optax.projections.projection_hyperplane, (a, 0.5), outputs(MATRIX)), x))
+    z = np.asarray(project(Convex(hyperplane, (a, 0.5), outputs(MATRIX)), x))
     expected = x + ((0.5 - x @ a) / (a @ a))[:, None] * a
     np.testing.assert_allclose(z, expected, atol=1e-6)
 

@@ -27,7 +27,7 @@ def test_smooth_ceil_is_at_most_one_below_and_never_above(x, width, offset):
 
 @given(n=st.integers(-1000, 1000), width=WIDTHS, offset=OFFSETS)
 def test_smooth_ceil_leaves_integers_alone(n, width, offset):
-    assert float(Smooth(width, offset).ceil(float(n))) == n
+    assert float(Smooth(width, offset).ceil(float(n))) == pytest.approx(n, abs=2e-7)  # XLA's older tangents round
 
 
 @given(x=st.floats(0, 100, width=32), step=st.floats(0, 3, width=32), width=st.floats(0.02, 10), offset=OFFSETS)

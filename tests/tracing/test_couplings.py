@@ -412,7 +412,7 @@ BETWEEN = {
     "sort": (lambda x: jnp.sort(x), "sort runs along it"),
     "cumulative sum": (lambda x: jnp.cumsum(x, -1), "cumsum runs along it"),
     "reversal": (lambda x: x[:, ::-1], "rev runs along it"),
-    "every other": (lambda x: jnp.repeat(x[:, ::2], 2, -1), "a slice takes some of it"),
+    "every other": (lambda x: jnp.repeat(x[:, ::2], 2, -1), "a slice takes some of it|gather looks it up"),
     "lookup": (lambda x: x[:, np.array([1, 0, 3, 2])], "gather looks it up"),
     "dynamic slice": (
         lambda x: jnp.tile(lax.dynamic_slice_in_dim(x, x.argmax(), 2, 1), (1, 2)),
