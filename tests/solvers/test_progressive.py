@@ -223,7 +223,7 @@ def test_many_ways_run_as_one_program():
         (jc.ADMM({"w": jc.Sparse(1.0, jc.outputs())}), "Sparse"),
         (jc.ADMM({"w": jc.Quantized(jc.Uniform(8))}), "Quantized"),
         (jc.ADMM({"b": jc.Sparse(1.0)}), "'b'"),
-        (jc.ADMM({}), "spec"),
+        (jc.ADMM({}), "(spec|'w')"),  # older jax names the key alone
     ],
     ids=["another view", "another set", "another leaf", "no leaf"],
 )

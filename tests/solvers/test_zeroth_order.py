@@ -107,7 +107,10 @@ def test_value_auxiliary_output_and_structure_are_those_of_value_and_grad(kind):
     (value, aux), found = ZerothOrder(1e-2)(f, has_aux=True)(params, 3)
     (plain, _), gradient = jax.value_and_grad(f, has_aux=True)(params, 3)
     assert value == plain and aux == {"step": 3}
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(lambda x: (x.shape, x.dtype), gradient)
+    assert jax.tree.structure(found) == jax.tree.structure(gradient)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(found)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(gradient)
+    ]
 
 
 @pytest.mark.slow
