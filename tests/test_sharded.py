@@ -14,15 +14,13 @@ from tests.sharded import checks
 
 # What is given away was copied by the XLA of before: a device took two shares.
 SPARING = jax.__version_info__ >= (0, 10)
-QUICK, THOROUGH = (
-    [
-        pytest.param(check, marks=[] if SPARING or not check.startswith("400 mb") else pytest.mark.skip("older XLA"))
-        for check in checks.CHECKS
-        if (check in checks.QUICK) == quick
-    ]
-    for quick in (True, False)
-)
+THOROUGH = [check for check in checks.CHECKS if check not in checks.QUICK]
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def marked(names):
+    skipped = [] if SPARING else [pytest.mark.skip("older XLA")]
+    return [pytest.param(check, marks=skipped if check.startswith("400 mb") else []) for check in names]
 
 
 def start(module, *arguments):
@@ -44,16 +42,16 @@ def quick():
 
 @pytest.fixture(scope="module")
 def thorough():
-    return printed(start("checks", *(check for (check,), *_ in THOROUGH)))
+    return printed(start("checks", *THOROUGH))
 
 
-@pytest.mark.parametrize("check", QUICK)
+@pytest.mark.parametrize("check", marked(checks.QUICK))
 def test_on_eight_devices(quick, check):
     assert not quick[check], quick[check]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", THOROUGH)
+@pytest.mark.parametrize("check", marked(THOROUGH))
 def test_on_eight_devices_thoroughly(thorough, check):
     assert not thorough[check], thorough[check]
 

@@ -88,9 +88,9 @@ class BoxedBall(Constraint):
 
     def _few(self, x: jax.Array, radius: jax.Array, low: jax.Array, high: jax.Array, centre: jax.Array) -> jax.Array:
         """At the centre but for those entries of every group that bring the result nearest."""
-        clipped, (tiles, inside) = jnp.clip(x, low, high), self.view.tiles(x - centre)
-        unit = self.view.spread(unit_of_groups(tiles, inside), x.shape)
-        away, moved = (x - centre) * unit, (clipped - centre) * unit
+        clipped, away = jnp.clip(x, low, high), x - centre
+        unit = self.view.spread(unit_of_groups(*self.view.tiles(away)), x.shape)
+        away, moved = away * unit, (clipped - centre) * unit
         saving = moved * (2 * away - moved)  # of the squared distance, by not staying at the centre; never negative
         alone = self.view.alone
         scores, _ = alone.tiles(stored(lax.stop_gradient(saving)))

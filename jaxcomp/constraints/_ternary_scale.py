@@ -44,10 +44,9 @@ def ternary_scale(x: jax.Array, unit: jax.Array, names: Sequence[str] = ()) -> j
     def above(scales):
         """The sum and the number of magnitudes above half of each scale."""
         v = jnp.abs(anew_if_large(lanes, *scales)) * beside(unit, lanes)
-        above = [v > beside(scale / 2, lanes) for scale in scales]
-        sums = sums_in_lanes(
-            [term for one in above for term in (jnp.where(one, v, 0), one.astype(jnp.int8))], x.ndim, names
-        )
+        masks = [v > beside(scale / 2, lanes) for scale in scales]
+        terms = [term for mask in masks for term in (jnp.where(mask, v, 0), mask.astype(jnp.int8))]
+        sums = sums_in_lanes(terms, x.ndim, names)
         return sums[::2], [count.astype(x.dtype) for count in sums[1::2]]
 
     def narrow(search):

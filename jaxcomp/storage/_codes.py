@@ -109,7 +109,7 @@ def _scaled(form: Codes, values: np.ndarray, entries: Entries, sink: Sink) -> _W
     codes = steps.codes(np.where(negative, -number, number), zero)
     multiples, scales = np.arange(1, count + 1, dtype=kind) if even else levels, found.scales
     if form.offset:  # the levels are known now, and all weights of a group tell what was rounded
-        factors = np.append(multiples, 0)[np.where(codes[~zero] > 0, codes[~zero] - 1, -1)]
+        factors = np.append(0, multiples)[codes[~zero]]
         scales, offsets = (a.astype(kind) for a in _line(values[~zero], factors, groups.of[~zero], groups.total))
     arrays = [scales, *([offsets] if form.offset else []), *([] if even else [levels])]
     back = steps.values(codes, groups, multiples, scales, offsets).astype(entries.dtype)

@@ -79,8 +79,9 @@ def write_leaf(forms: Forms, x: np.ndarray, tolerance: float | None = None) -> W
     """
     if not forms or not x.size or not np.all(np.isfinite(x.astype(np.float64))):
         return Written(None, x)
-    rounded = tolerance is None and any(form.rounded for form in forms)
-    tries = [0.0, *([float(jnp.finfo(x.dtype).eps)] if rounded else [])] if tolerance is None else [tolerance]
+    tries = [0.0 if tolerance is None else tolerance]
+    if tolerance is None and any(form.rounded for form in forms):
+        tries.append(float(jnp.finfo(x.dtype).eps))
     return min((_written(forms, x, each) for each in tries), key=lambda found: found.data.nbytes)
 
 
@@ -92,7 +93,7 @@ def _written(forms: Forms, x: np.ndarray, tolerance: float) -> Written:
     back = read_leaf(node, data, x.shape, x.dtype).reshape(-1)
     if not sink.close(back, values):
         return Written(None, x)
-    return Written(node, np.frombuffer(data, np.uint8), distance(back, values))
+    return Written(node, np.frombuffer(data, np.uint8), distance(back, values) if tolerance else 0.0)
 
 
 def read_leaf(node: Node, data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
