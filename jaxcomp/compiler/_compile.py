@@ -16,6 +16,7 @@ from jax.interpreters import partial_eval
 
 from jaxcomp._assign import Spec, members
 from jaxcomp._paths import replace, select
+from jaxcomp.compiler import native
 from jaxcomp.compiler._compiled import Compiled, CompiledReport, ProductReport, Program
 from jaxcomp.compiler._known import Place, leaf
 from jaxcomp.compiler._rewrite import Rewriter, Site, Value, Way
@@ -27,7 +28,13 @@ from jaxcomp.tracing._walk import _owner
 
 
 def compile(
-    apply: Callable[..., Any], params: Any, spec: Spec, *inputs: Any, cache: Path | str | None = None, rounds: int = 9
+    apply: Callable[..., Any],
+    params: Any,
+    spec: Spec,
+    *inputs: Any,
+    cache: Path | str | None = None,
+    rounds: int = 9,
+    portable: bool = False,
 ) -> Compiled:
     """Make a program that runs the compressed model faster than the model itself does, and gives what it gives.
 
@@ -49,6 +56,8 @@ def compile(
         inputs: arrays of the shapes that it will be called with, or `jax.ShapeDtypeStruct`, or pytrees of them.
         cache: a file of measurements to read and to add to, so that what was measured before is not measured again.
         rounds: how often everything is measured; with 0 nothing is, and the smallest form is taken, fast or not.
+        portable: take only forms that XLA does by itself, not those with a kernel that is built for this machine's
+            CPU: for `jax.export` and ONNX, where such a form would be done dense.
 
     Returns:
         A `Compiled`: call it with inputs; ``print(compiled.report)``.
@@ -74,7 +83,7 @@ def compile(
     program = _program(small.apply, small.params, inputs)
     sites = _sites(program, frozenset(constrained))
     with Timings(cache, rounds) as timings:
-        products, chosen, placed = _chosen(sites, timings if rounds else None)
+        products, chosen, placed = _chosen(sites, timings if rounds else None, portable)
     compiled = Compiled(*_rewritten(program, sites, chosen, placed), None)
     times = _whole(dense, compiled, inputs, rounds) if rounds else np.full((1, 2), math.nan)
     dense_s, compiled_s = typical(times)
@@ -88,6 +97,8 @@ def compile(
     read = frozenset[str]().union(*(site.weights.leaves for site in sites.values()))
     served = {key for path, key in keys.items() if path in read}  # the others of a group, its biases say, need not be
     unread = sorted(path for path, key in keys.items() if key not in served)
+    if not portable and jax.default_backend() == "cpu" and (why := native.missing()):
+        notes.append(f"without kernels of its own: {why}")
     notes += [f"leaf '{path}' is read by no product that was found" for path in unread]
     report = CompiledReport(
         products, removed, dense_s, compiled_s, size(dense.leaves), size(compiled.params), tuple(notes)
@@ -96,7 +107,7 @@ def compile(
 
 
 def _chosen(
-    sites: Mapping[Place, Site], timings: Timings | None
+    sites: Mapping[Place, Site], timings: Timings | None, portable: bool
 ) -> tuple[tuple[ProductReport, ...], dict[str, Way], dict[Place, str]]:
     """What is said of every product, the ways by name, and the places where each is taken.
 
@@ -109,7 +120,7 @@ def _chosen(
         if first := firsts.get(kind):
             products.append(dataclasses.replace(first, name=name, form=f"as {first.name}", dense_bytes=0, bytes=0))
         else:
-            way, first = _best(name, site, timings)
+            way, first = _best(name, site, timings, portable)
             firsts[kind] = first
             ways |= {name: way} if way else {}
             products.append(first)
@@ -117,9 +128,9 @@ def _chosen(
     return tuple(products), ways, placed
 
 
-def _best(name: str, site: Site, timings: Timings | None) -> tuple[Way | None, ProductReport]:
+def _best(name: str, site: Site, timings: Timings | None, portable: bool) -> tuple[Way | None, ProductReport]:
     """The fastest way of doing a product, or where nothing is measured the smallest; ``None`` is to leave it."""
-    others = ways(site, smallest=timings is None)
+    others = ways(site, timings is None, portable)
     sizes = [size(each) for each in (site.weights.array, *others)]
     seconds = timings.seconds(site, others) if timings else [math.nan] * len(sizes)
     best = min(range(len(sizes)), key=(seconds if timings else sizes).__getitem__)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxcomp.compiler._compiled import Compiled
+from jaxcomp.compiler._rewrite import Rewriter, Value
 from jaxcomp.compiler._tune import in_turns, typical
 
 
@@ -58,10 +59,12 @@ def save_onnx(model: Compiled, path: Path | str, *inputs: Any, int8: bool = Fals
     """
     convert, runtime = _needed("jax2onnx"), _needed("onnxruntime")
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(inputs)]
-    structure = jax.tree.structure(inputs)
+
+    rewriter = Rewriter({}, lambda leaves: False, portable=True)
 
     def run(*flat: Any) -> list[Any]:
-        return jax.tree.leaves(model.program(model.params, *jax.tree.unflatten(structure, flat)))
+        values = map(Value, [*jax.tree.leaves(model.params), *flat])
+        return [value.traced for value in rewriter.run(model.program.jaxpr, [*values], {})]
 
     try:
         with _quiet():

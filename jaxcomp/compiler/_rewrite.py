@@ -5,14 +5,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from jaxcomp.compiler import native
+from jaxcomp.compiler._apart import APART, apart
 from jaxcomp.compiler._known import Known, Place, bind, constant, derived
 from jaxcomp.tracing._propagate import _CALLS, _body
 from jaxcomp.tracing._walk import _has_products, _name, _parts
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
+# Operations of our own, and the same without them.
+_PLAIN: Mapping[str, Callable[..., jax.Array]] = {
+    native.PRODUCT.name: native.plain,
+    APART.name: lambda x, step: x,
+}
 
 
 class Way(Protocol):
@@ -55,13 +63,19 @@ class Rewriter:
         loops: for every product that has a way of its own, by its place, the scans over whose steps its weights vary;
             a way is a pytree whose arrays have a leading axis for each of them.
         wanted: whether a product whose weights follow from these leaves is worth listing.
+        portable: do by plain operations of JAX what only XLA for CPU has a word for.
 
     Attributes:
         sites: the products that were met, by place.
     """
 
-    def __init__(self, loops: Mapping[Place, tuple[Place, ...]], wanted: Callable[[frozenset[str]], bool]):
-        self._loops, self._wanted = loops, wanted
+    def __init__(
+        self,
+        loops: Mapping[Place, tuple[Place, ...]],
+        wanted: Callable[[frozenset[str]], bool],
+        portable: bool = False,
+    ):
+        self._loops, self._wanted, self._portable = loops, wanted, portable
         self.sites: dict[Place, Site] = {}
 
     def run(
@@ -88,9 +102,11 @@ class Rewriter:
         kind = eqn.primitive.name
         if kind in PRODUCTS:
             return self._product
+        if self._portable and kind in _PLAIN:
+            return lambda eqn, ins, *_: [Value(_PLAIN[kind](*_traced(ins), **eqn.params))]
         rules = {"scan": self._scan, "while": self._while, "cond": self._cond} | dict.fromkeys(_CALLS, self._call)
         # What has no product inside stays as it is, with the derivative that it may have been given.
-        return rules.get(kind) if any(map(_has_products, _parts(eqn))) else None
+        return rules.get(kind) if any(map(_looked_into, _parts(eqn))) else None
 
     def _product(self, eqn: Any, ins: list[Value], ways: Mapping[Place, Way], here: Place, scope: str) -> list[Value]:
         for side, value in enumerate(ins):  # not both are known
@@ -113,7 +129,9 @@ class Rewriter:
         stepped = {place: way for place, way in ways.items() if here in self._loops[place]}
 
         def step(carry: list, slices: tuple) -> tuple[list, list]:
-            values, mine = slices
+            values, mine, number = slices
+            if not self._portable:
+                values = [x if y.known else apart(x, number) for x, y in zip(values, stacked, strict=True)]
             outs = self.run(
                 eqn.params["jaxpr"],
                 [
@@ -128,7 +146,7 @@ class Rewriter:
             return _traced(outs[:carried]), _traced(outs[carried:])
 
         length, reverse, unroll = (eqn.params[name] for name in ("length", "reverse", "unroll"))
-        slices = _traced(stacked), stepped
+        slices = _traced(stacked), stepped, jnp.arange(length)
         carry, ys = lax.scan(step, _traced(init), slices, length, reverse=reverse, unroll=unroll)
         return [*map(Value, carry), *map(Value, ys)]
 
@@ -152,6 +170,11 @@ class Rewriter:
 
         branches = [functools.partial(branch, *each) for each in enumerate(eqn.params["branches"])]
         return [*map(Value, lax.switch(index.traced, branches))]
+
+
+def _looked_into(jaxpr: Any) -> bool:
+    own = any(eqn.primitive.name in _PLAIN or any(map(_looked_into, _parts(eqn))) for eqn in jaxpr.eqns)
+    return own or _has_products(jaxpr)
 
 
 def _done(eqn: Any, ins: Sequence[Value]) -> list[Value]:

@@ -9,7 +9,7 @@ from jaxcomp.compiler._rewrite import Site, Way
 from jaxcomp.compiler.formats import candidates
 
 
-def ways(site: Site, smallest: bool) -> list[Way]:
+def ways(site: Site, smallest: bool, portable: bool) -> list[Way]:
     """Pytrees of arrays that are called with the activation, each exactly the product but for the order of additions.
 
     Their arrays have a leading axis for every scan over whose steps the weights vary. Those that are unlikely to be
@@ -17,11 +17,12 @@ def ways(site: Site, smallest: bool) -> list[Way]:
     """
     if site.eqn.primitive.name == "dot_general":
         matrix = _contraction.matrix(site)
-        return [_contraction.contraction(site, each) for each in candidates(matrix, _rows(site, matrix, smallest))]
+        packed = candidates(matrix, _rows(site, matrix, smallest), portable)
+        return [_contraction.contraction(site, each) for each in packed]
     if not _convolution.is_plain(site):
         return []
     matrix = _convolution.matrix(site)
-    packed = candidates(matrix, _rows(site, matrix, smallest))
+    packed = candidates(matrix, _rows(site, matrix, smallest), portable)
     return [*_convolution.narrowed(site), *(_convolution.windows(site, each) for each in packed)]
 
 

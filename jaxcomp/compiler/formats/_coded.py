@@ -62,16 +62,23 @@ def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:
     small = depth * columns * matrix.itemsize < _LEAST_BYTES
     if small or width is None or not jnp.issubdtype(matrix.dtype, jnp.floating):
         return []
+    if (coded := in_eight_bits(matrix)) is None:
+        return []
+    codes, scale = coded
+    tiles = np.moveaxis(codes.reshape(*stack, depth, -1, width), -2, -3)
+    cost = depth * columns * _SHARE
+    return [Proposal(cost, 1, lambda: Coded(jnp.asarray(tiles), jnp.asarray(scale)))]
+
+
+def in_eight_bits(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Codes ``[*stack, depth, columns]`` and a scale for every output that give the matrix back, if such are found."""
     if np.unique(np.abs(matrix[..., :1])).size > _LARGEST + 1:
-        return []  # one look at one output spares most matrices the search
+        return None  # one look at one output spares most matrices the search
     scale = _scales(matrix)
     with np.errstate(all="ignore"):
         codes = np.rint(np.where(scale[..., None, :] > 0, matrix / scale[..., None, :], 0))
-    if not (np.abs(codes) <= _LARGEST).all():
-        return []
-    tiles = np.moveaxis(codes.astype(np.int8).reshape(*stack, depth, -1, width), -2, -3)
-    cost = depth * columns * _SHARE
-    return [Proposal(cost, 1, lambda: Coded(jnp.asarray(tiles), jnp.asarray(scale)))]
+        exact = (np.abs(codes) <= _LARGEST).all() and (codes.astype(matrix.dtype) * scale[..., None, :] == matrix).all()
+    return (codes.astype(np.int8), scale) if exact else None
 
 
 def _scales(matrix: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def plans(mask: np.ndarray, prices: Prices) -> list[Plan]:
     if not mask.any():
         return [narrow(mask, prices)]
     best: dict[int, Plan] = {}
-    for order in (None, _by_support(mask)):
+    for order in (None, by_support(mask)):
         ordered = mask if order is None else np.take_along_axis(mask, order[:, None], axis=2)
         for width, used in widths(ordered).items():
             plan = _plan(order, width, used, prices)
@@ -126,7 +126,7 @@ def widths(mask: np.ndarray) -> dict[int, np.ndarray]:
     return read
 
 
-def _by_support(mask: np.ndarray) -> np.ndarray:
+def by_support(mask: np.ndarray) -> np.ndarray:
     """``[stack, columns]``: outputs in an order that puts those with the same inputs together, those with none last."""
     return np.stack([np.argsort(each, kind="stable")[::-1] for each in supports(mask)])
 

@@ -22,7 +22,7 @@ FEW = "strips", "blocks", "strips of inputs", "unstructured", "circulant"
 
 @functools.cache
 def packed(name):
-    found = candidates(MATRICES[name])
+    found = candidates(MATRICES[name]) + candidates(MATRICES[name], portable=True)
     assert found, f"nothing suits {name}"
     return list({type(form): form for form in reversed(found)}.values())  # the first of every kind
 
@@ -102,7 +102,7 @@ def test_a_stack_shares_one_structure_and_a_scan_takes_its_layers_in_turn(name):
     layers = [structured(seed)[name] for seed in range(3)]
     stack = np.stack(layers)
     x = rows(2, stack.shape[1])
-    form = candidates(stack)[0]
+    form = candidates(stack, portable=True)[0]
     np.testing.assert_array_equal(form.dense(), stack)
     _, scanned = jax.lax.scan(lambda carry, layer: (carry, layer(x)), 0, form)
     np.testing.assert_allclose(scanned, x @ stack, rtol=1e-5, atol=2e-5)
@@ -152,7 +152,7 @@ def test_values_may_change_without_another_trace():
 @pytest.mark.parametrize("side", [8, 32, 64])
 def test_circulant_blocks_are_found_whatever_their_side(side):
     matrix = circulant(128, 192, side)
-    (form,) = (form for form in candidates(matrix) if isinstance(form, Circulant))
+    (form,) = (form for form in candidates(matrix, portable=True) if isinstance(form, Circulant))
     assert form.first.shape == (128 // side, 192 // side, side)
     x = rows(5, 128)
     np.testing.assert_allclose(form(x), x @ matrix, rtol=1e-5, atol=1e-5)
@@ -161,7 +161,7 @@ def test_circulant_blocks_are_found_whatever_their_side(side):
 def test_a_block_that_is_circulant_but_for_one_weight_is_none():
     matrix = MATRICES["circulant"].copy()
     matrix[7, 9] += 1
-    assert not any(isinstance(form, Circulant) for form in candidates(matrix))
+    assert not any(isinstance(form, Circulant) for form in candidates(matrix, portable=True))
 
 
 def test_codes_times_scales_give_the_product_and_its_derivative():
@@ -177,25 +177,25 @@ def test_codes_times_scales_give_the_product_and_its_derivative():
 @pytest.mark.parametrize("largest", [1, 7, 127])
 def test_scales_are_read_from_the_weights_to_the_last_bit(largest):
     matrix = quantized(2048, 2048, largest)
-    (form,) = (form for form in candidates(matrix) if isinstance(form, Coded))
+    (form,) = (form for form in candidates(matrix, portable=True) if isinstance(form, Coded))
     np.testing.assert_array_equal(form.dense(), matrix)
     assert form.nbytes < 0.26 * matrix.nbytes
 
 
 @pytest.mark.slow
 def test_a_large_matrix_with_more_levels_than_a_byte_holds_is_not_coded():
-    assert not any(isinstance(form, Coded) for form in candidates(quantized(2048, 2048, 200)))
+    assert not any(isinstance(form, Coded) for form in candidates(quantized(2048, 2048, 200), portable=True))
 
 
 def test_blocks_are_found_and_none_is_filled_up():
     matrix = MATRICES["blocks"]
-    (form,) = (form for form in candidates(matrix) if isinstance(form, Blocks))
+    (form,) = (form for form in candidates(matrix, portable=True) if isinstance(form, Blocks))
     assert form.values.shape == (26, 32, 32) and form.values.nbytes == 4 * np.count_nonzero(matrix)
 
 
 def test_strips_of_inputs_that_share_their_outputs_are_found():
     matrix = np.ascontiguousarray(block_columns(512, 512, 64, 0.1).T)
-    (form,) = (form for form in candidates(matrix) if isinstance(form, Scattered))
+    (form,) = (form for form in candidates(matrix, portable=True) if isinstance(form, Scattered))
     assert form.values.shape == (8, 51, 64)
 
 
@@ -211,4 +211,4 @@ def test_whole_numbers_are_added_up_as_whole_numbers():
 def test_one_weight_that_is_not_finite_stays_in_its_own_output():
     matrix = circulant(128, 192, 16)
     matrix[:] = np.where(matrix == matrix[0, 0], np.inf, matrix)
-    assert not any(isinstance(form, Circulant) for form in candidates(matrix))
+    assert not any(isinstance(form, Circulant) for form in candidates(matrix, portable=True))

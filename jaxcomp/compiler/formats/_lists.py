@@ -1,0 +1,90 @@
+"""Outputs each of which has a list of inputs, as long as it needs: a kernel of our own, for CPUs."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.compiler import native
+from jaxcomp.compiler.formats._format import Format, dot, result_dtype
+from jaxcomp.compiler.formats._prices import Prices, Proposal
+
+_CALL = 0.5  # of the price of an operation of XLA
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lists(Format):
+    """Compressed sparse columns: unstructured zeros, N of M, patterns, banks, whatever has no outputs alike.
+
+    The rows are turned, so that what an output reads of an input is its numbers in all rows, one vector or a few.
+
+    Attributes:
+        values: ``[*stack, weights]``, float32, those of an output after those of another.
+        index: ``[*stack, weights]``, the input that each belongs to.
+        starts: ``[*stack, columns + 1]``, where the list of each output begins. Of a stack some have fewer weights.
+        depth: inputs in all.
+    """
+
+    values: jax.Array
+    index: jax.Array
+    starts: jax.Array
+    depth: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def kernel(self) -> str:
+        return "jaxcomp_lists"
+
+    @property
+    def columns(self) -> int:
+        return self.starts.shape[-1] - 1
+
+    def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
+        dtype = result_dtype(x, self.values, preferred_element_type)
+        rows = x.reshape(-1, self.depth)
+        y = native.product(self, rows) if rows.dtype == dtype == jnp.float32 else self.plain(rows)
+        return y.astype(dtype).reshape(*x.shape[:-1], self.columns)
+
+    def plain(self, x: jax.Array) -> jax.Array:
+        owner = jnp.searchsorted(self.starts, jnp.arange(len(self.values)), side="right") - 1
+        matrix = jnp.zeros((self.depth, self.columns)).at[self.index, owner].add(self.values, mode="drop")
+        return dot(x.astype(jnp.float32), matrix, (1, 0), jnp.float32)
+
+    def dense(self) -> np.ndarray:
+        stack = self.starts.shape[:-1]
+        out = np.zeros((*stack, self.depth, self.columns), np.float32)
+        each = jax.tree.map(np.asarray, self)
+        for place in np.ndindex(*stack):
+            used = each.starts[place][-1]
+            owner = np.repeat(np.arange(self.columns), np.diff(each.starts[place]))
+            out[place][each.index[place][:used], owner] = each.values[place][:used]
+        return out
+
+    def describe(self) -> str:
+        mean = self.values.shape[-1] / max(1, self.columns)
+        return f"{self.columns} outputs of {mean:,.4g} of {self.depth} inputs each on average, own kernel"
+
+
+def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:
+    """One form."""
+    if matrix.dtype != np.float32 or native.missing():
+        return []
+    weights = int(np.count_nonzero(matrix, axis=(-2, -1)).max())
+    cost = weights * (prices.listed + prices.place)
+    return [Proposal(cost, _CALL, lambda: _packed(matrix))] if weights else []
+
+
+def _packed(matrix: np.ndarray) -> Lists:
+    *stack, depth, columns = matrix.shape
+    matrices = matrix.reshape(-1, depth, columns)
+    counts = np.count_nonzero(matrices, axis=1)
+    starts = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0))).astype(np.int32)
+    most = int(starts[:, -1].max())
+    values, index = np.zeros((len(matrices), most), np.float32), np.zeros((len(matrices), most), np.int32)
+    for number, one in enumerate(matrices):
+        output, source = np.nonzero(one.T)  # output by output
+        values[number, : len(output)], index[number, : len(output)] = one[source, output], source
+    kept, places, begins = (jnp.asarray(x.reshape(*stack, -1)) for x in (values, index, starts))
+    return Lists(kept, places, begins, depth)
