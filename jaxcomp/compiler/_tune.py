@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp.compiler._apart import apart
 from jaxcomp.compiler._known import bind
 from jaxcomp.compiler._rewrite import Site, Way
 
@@ -84,7 +85,11 @@ def typical(times: np.ndarray) -> list[float]:
 
 def _repeated(program: Callable[..., Any]) -> Callable[..., Any]:
     """The program on one activation after another, as in a model, where no two are the same."""
-    return lambda arrays, xs: program(arrays, xs[0]) if len(xs) == 1 else lax.map(lambda x: program(arrays, x), xs)
+
+    def one(arrays: Any, each: tuple[jax.Array, jax.Array]) -> Any:
+        return program(arrays, apart(*each))
+
+    return lambda arrays, xs: lax.map(functools.partial(one, arrays), (xs, jnp.arange(len(xs))))
 
 
 def _dense(site: Site) -> Callable[[Any, jax.Array], Any]:

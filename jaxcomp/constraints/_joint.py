@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, norm
 from jaxcomp.constraints._sparse import Sparse
-from jaxcomp.constraints.forms import Forms, of_any_shape
+from jaxcomp.constraints.forms import Forms, Part, of_any_shape
 
 Arrays = dict[str, jax.Array]
 
@@ -180,7 +180,12 @@ class Together(Glued):
         return Joint.violation(self, x) if self._in_place else super().violation(x)
 
     def forms(self, x):
-        return dict.fromkeys(x, of_any_shape(self.inner.forms(self._glue(x))))
+        """Those of the vector: of a leaf by itself, if they speak of no groups of several weights."""
+        whole = self.inner.forms(self._glue(x))
+        if of_any_shape(whole) == whole:
+            return dict.fromkeys(x, whole)
+        ends = np.cumsum([x[path].size for path in sorted(x)]).tolist()
+        return {path: (Part(end - x[path].size, ends[-1], whole),) for path, end in zip(sorted(x), ends, strict=True)}
 
     def fit(self, x):
         return Together(self.inner.fit(self._glue(x)))

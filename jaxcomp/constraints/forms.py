@@ -34,6 +34,20 @@ class Form:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part(Form):
+    """The leaf, entry after entry, is a part of a vector of this size, from an origin on; of that other forms hold."""
+
+    origin: int
+    size: int
+    of: tuple[Form, ...] = ()
+    place = -1
+
+    @property
+    def rounded(self):
+        return any(form.rounded for form in self.of)
+
+
+@dataclasses.dataclass(frozen=True)
 class Support(Form):
     """Groups of zeros: a bit for every group, or the numbers of the others in their pools."""
 

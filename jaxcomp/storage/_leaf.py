@@ -1,5 +1,7 @@
 """One leaf, written in forms that hold of it and read back."""
 
+import math
+import sys
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jaxcomp.constraints.forms import (
     Factors,
     Form,
     Forms,
+    Part,
     Patterns,
     Shared,
     Sides,
@@ -22,6 +25,7 @@ from jaxcomp.storage._codes import read_listed, read_scaled, write_codes
 from jaxcomp.storage._entries import Entries
 from jaxcomp.storage._factors import read_factors, write_factors
 from jaxcomp.storage._fields import Fields
+from jaxcomp.storage._part import read_part, write_part
 from jaxcomp.storage._patterns import read_patterns, write_patterns
 from jaxcomp.storage._split import read_nonzero, read_split, write_nonzero, write_sides, write_unlike
 from jaxcomp.storage._stream import Node, Sink, Source, distance
@@ -29,6 +33,7 @@ from jaxcomp.storage._submatrix import read_submatrix, write_submatrix
 from jaxcomp.storage._tied import read_shared, read_signs, write_shared, write_signs
 
 _WRITERS: dict[type[Form], Any] = {
+    Part: write_part,
     Support: write_nonzero,
     Patterns: write_patterns,
     Unlike: write_unlike,
@@ -48,6 +53,7 @@ def _read_plain(fields: Fields, entries: Entries, source: Source) -> np.ndarray:
 
 _READERS: dict[str, Any] = {
     "plain": _read_plain,
+    "part": read_part,
     "support": read_nonzero,
     "split": read_split,
     "patterns": read_patterns,
@@ -90,19 +96,22 @@ def _written(forms: Forms, x: np.ndarray, tolerance: float) -> Written:
     node, data = sink.write(forms, values, entries), bytes(sink.data)
     if len(data) >= x.nbytes:
         return Written(None, x)
-    back = read_leaf(node, data, x.shape, x.dtype).reshape(-1)
+    back = read_leaf(node, data, x.shape, x.dtype, sys.maxsize).reshape(-1)
     if not sink.close(back, values):
         return Written(None, x)
     return Written(node, np.frombuffer(data, np.uint8), distance(back, values) if tolerance else 0.0)
 
 
-def read_leaf(node: Node, data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def read_leaf(node: Node, data: bytes, shape: tuple[int, ...], dtype: np.dtype, most: int | None = None) -> np.ndarray:
     """The leaf of this shape and dtype that was written.
+
+    Args:
+        most: weights that it and the leaves beside it may have together; by default there are none beside it.
 
     Raises:
         ValueError: it cannot have been.
     """
-    source = Source(_READERS, data)
+    source = Source(_READERS, data, math.prod(shape) if most is None else most)
     values = source.read(node, Entries.all(shape, dtype))
     source.end()
     return values.reshape(shape)

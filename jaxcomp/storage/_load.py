@@ -1,5 +1,6 @@
 """Parameters from disk: checked, unpacked, and put where they belong."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,10 @@ def load(path: str | os.PathLike, like: Any = None, *, limit: int = _LIMIT) -> A
         raise ValueError(f"{folder}: {error}") from None
     if like is not None:
         _check_fit(folder, leaves, leaves_by_path(like))
-    found = {}
+    found, most = {}, sum(math.prod(leaf.shape) for leaf in leaves.values())
     for name, leaf in leaves.items():
         try:
-            found[name] = _array(leaf, tensors[name])
+            found[name] = _array(leaf, tensors[name], most)
         except ValueError as error:
             raise ValueError(f"{folder}: leaf {name!r}: {error}") from None
     return _nested(folder, found) if like is None else replace(like, found)
@@ -83,11 +84,11 @@ def _tensors(data: bytes, leaves: dict[str, Leaf]) -> dict[str, bytes]:
     return {name: bytes(tensor["data"]) for name, tensor in tensors.items()}
 
 
-def _array(leaf: Leaf, data: bytes) -> Any:
+def _array(leaf: Leaf, data: bytes, most: int) -> Any:
     if leaf.node is None:
         x = np.frombuffer(data, leaf.dtype).reshape(leaf.shape)
     else:
-        x = read_leaf(leaf.node, data, leaf.shape, leaf.dtype)
+        x = read_leaf(leaf.node, data, leaf.shape, leaf.dtype, most)
     return jnp.asarray(x) if jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype else x.copy()
 
 

@@ -65,10 +65,16 @@ class Sink:
 
 
 class Source:
-    """Where one leaf is read from."""
+    """Where one leaf is read from.
 
-    def __init__(self, readers: Mapping[str, Reader], data: bytes):
-        self._readers, self._data, self._at, self._depth = readers, data, 0, 0
+    Args:
+        readers: of each name of a form.
+        data: the bytes.
+        most: weights that the leaf and those beside it may have together.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader], data: bytes, most: int):
+        self._readers, self._data, self.most, self._at, self._depth = readers, data, most, 0, 0
 
     def read(self, node: Any, entries: Entries) -> np.ndarray:
         fields = Fields(node, "a form")

@@ -46,6 +46,9 @@ def model(tmp_path_factory):
         "unlike": jc.Unified(0.5, view=jc.fragments(8)),
     }
     spec["compact"] = jc.Compacted(jc.Polarized(jc.fragments(8))).fit(jnp.asarray(params["compact"]))
+    halves = {"first": x[:, :9], "second": x[:9]}
+    spec |= (together := jc.assign(halves, {".*": jc.Together(jc.Sparse(0.3, jc.blocks(8, 1)))}))
+    params |= jc.project(together, halves)
     folder = tmp_path_factory.mktemp("saved") / "model"
     saved = save(folder, params, spec)
     assert sum(leaf.form == "as it stands" for leaf in saved.leaves) == 1
@@ -218,6 +221,9 @@ def test_a_manifest_that_was_not_written_by_save_is_named(text, message, tmp_pat
         ),
         ({"form": "factors", "layout": None, "rank": 5}, "rank is 5, expected a whole number from 0 to 4"),
         ({"form": "split", "view": VIEW, "of": []}, "expected a list of 1 or more"),
+        ({"form": "part", "origin": 0, "size": 17, "of": {"form": "plain"}}, "size is 17, expected .* from 1 to 16"),
+        ({"form": "part", "origin": 1, "size": 16, "of": {"form": "plain"}}, "origin is 1, expected .* from 0 to 0"),
+        ({"form": "part", "origin": 0, "size": 15, "of": {"form": "plain"}}, "origin is 0, expected"),
     ],
 )
 def test_a_form_that_cannot_have_been_written_is_named(node, message, tmp_path):

@@ -85,6 +85,8 @@ def network():
 JOINTS = {
     "together": lambda: jc.Together(jc.Sparse(0.2)),
     "one scale": lambda: jc.Together(jc.Quantized(jc.Binary())),
+    "blocks of all": lambda: jc.Together(jc.Chain(jc.Sparse(0.3, jc.blocks(8, 1)), jc.Quantized(jc.Uniform(4)))),
+    "shared across": lambda: jc.Together(jc.Tied(jc.blocks(7, 1))),
     "each": lambda: jc.Each(jc.Sparse(0.5, jc.outputs())),
     "chain": lambda: jc.JointChain(jc.Together(jc.Sparse(0.5)), jc.Quantized(jc.Binary())),
     "budget": lambda: jc.Budget((jc.Sparse(0.1), jc.Sparse(0.5)), budget=40_000.0),
