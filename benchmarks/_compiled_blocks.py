@@ -1,8 +1,8 @@
-"""Where the time of a product with 32 by 32 blocks goes, and what eight bits would make of it; one core.
+"""A product with 32 by 32 blocks by its own kernel, in 32 bits and in eight, on one core and two; and by XLA, in parts.
 
-The batched product alone is what is left if gathering its inputs and adding up its outputs took no time at all. Eight
-bits are tried as weights that are widened before the product, and as a product of integers throughout, for which the
-inputs would have to be rounded too, which is not counted.
+XLA's batched product alone is what is left if gathering its inputs and adding up its outputs took no time at all.
+There eight bits are tried as weights that are widened before the product, and as a product of integers throughout, for
+which the inputs would have to be rounded too, which is not counted.
 """
 
 import functools
@@ -17,23 +17,27 @@ from benchmarks._timing import in_turns_apart, pin, ratio
 
 SHAPE, STRUCTURE, SIDE = (1024, 1024), "32 by 32 blocks, 10 %", 32
 ROWS = 1, 64
+_PEER = "ONNX Runtime, dense"
 
 
 def measure(repeats: int) -> tuple[dict[str, Any], Table]:
-    """Microseconds of every part, and as a share of the dense product by ONNX Runtime and of the f32 part."""
-    columns = "rows", "program", "µs", "of ONNX Runtime, dense", "of the f32 product alone"
-    table, figures = Table(*columns, title="parts of a product with 32 by 32 blocks, a tenth of 1024², 1 core"), {}
+    """Microseconds of every program, and as a share of the dense product by ONNX Runtime on as many cores."""
+    columns = "rows", "program", "cores", "µs", "of ONNX Runtime, dense"
+    table, figures = Table(*columns, title="a product with 32 by 32 blocks, a tenth of 1024²"), {}
     for rows in ROWS:
-        dense = functools.partial(products.onnx_session, False, SHAPE, STRUCTURE, rows, 1)
-        builders = {"ONNX Runtime, dense": dense, "blocks, all of it": functools.partial(_whole, rows)}
-        builders |= {f"product alone, {kind}": functools.partial(_alone, kind, rows) for kind in _KINDS}
-        times = in_turns_apart(builders, repeats)
-        peers = times["ONNX Runtime, dense"], times["product alone, f32"]
-        for program, time in times.items():
-            shares = [ratio(time, peer) for peer in peers]
-            us = 1e6 * time.median / products.calls(SHAPE, rows)
-            figures[f"{program}, {rows} rows"] = {"us": us, "of_dense": shares[0], "of_product": shares[1]}
-            table.add_row(str(rows), program, f"{us:.1f}", *(f"{share:.2f}" for share in shares))
+        cases: dict[tuple[str, int], Callable] = {}
+        for cores in (1, 2):
+            cases[_PEER, cores] = functools.partial(products.onnx_session, False, SHAPE, STRUCTURE, rows, cores)
+            for bits in (32, 8):
+                cases[f"own kernel, {bits} bits", cores] = functools.partial(_kernel, bits, rows, cores)
+            cases["blocks by XLA", cores] = functools.partial(_by_xla, rows, cores)
+        cases |= {(f"XLA's product alone, {kind}", 1): functools.partial(_alone, kind, rows) for kind in _KINDS}
+        times = in_turns_apart({f"{program}, {cores}": build for (program, cores), build in cases.items()}, repeats)
+        for program, cores in cases:
+            time, us = times[f"{program}, {cores}"], 1e6 / products.calls(SHAPE, rows)
+            share = ratio(time, times[f"{_PEER}, {cores}"])
+            figures[f"{program}, {rows} rows, {cores} cores"] = {"us": us * time.median, "of_dense": share}
+            table.add_row(str(rows), program, str(cores), f"{us * time.median:.1f}", f"{share:.3f}")
         table.add_section()
     return figures, table
 
@@ -41,15 +45,28 @@ def measure(repeats: int) -> tuple[dict[str, Any], Table]:
 def _blocks(rows: int) -> Any:
     from jaxcomp.compiler.formats import candidates
 
-    (blocks,) = (
-        form for form in candidates(products.matrix(SHAPE, STRUCTURE), rows) if type(form).__name__ == "Blocks"
-    )
+    found = candidates(products.matrix(SHAPE, STRUCTURE), rows, portable=True)
+    (blocks,) = (form for form in found if type(form).__name__ == "Blocks")
     return blocks
 
 
-def _whole(rows: int) -> Callable[[], Any]:
-    pin(1)
+def _by_xla(rows: int, cores: int) -> Callable[[], Any]:
+    pin(cores)
     return products.jitted(_blocks(rows), SHAPE, rows)
+
+
+def _kernel(bits: int, rows: int, cores: int) -> Callable[[], Any]:
+    """The same blocks; in eight bits with whole multiples of a scale for each output."""
+    pin(cores)
+    from jaxcomp.compiler.formats import candidates
+
+    matrix = products.matrix(SHAPE, STRUCTURE)
+    if bits == 8:
+        scale = np.maximum(np.abs(matrix).max(axis=0), 1) / 127
+        matrix = np.rint(matrix / scale).astype(np.float32) * scale
+    found = candidates(matrix, rows)
+    (form,) = (form for form in found if hasattr(form, "kernel") and ("in 8 bits" in form.describe()) == (bits == 8))
+    return products.jitted(form, SHAPE, rows)
 
 
 def _alone(kind: str, rows: int) -> Callable[[], Any]:

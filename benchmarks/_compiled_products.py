@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks._timing import in_turns_apart, pin, ratio
 
-TURN_S = 0.01  # about what a dense product takes in a turn
+TURN_S = 0.05  # about what a dense product takes in a turn: what is first called finds the caches cold
 STRUCTURES = {
     "strips of 128, 10 %": ("strips", 128, 0.1),
     "strips of 64, 10 %": ("strips", 64, 0.1),
