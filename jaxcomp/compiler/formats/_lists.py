@@ -50,7 +50,8 @@ class Lists(Format):
     def plain(self, x: jax.Array) -> jax.Array:
         owner = jnp.searchsorted(self.starts, jnp.arange(len(self.values)), side="right") - 1
         matrix = jnp.zeros((self.depth, self.columns)).at[self.index, owner].add(self.values, mode="drop")
-        return dot(x.astype(jnp.float32), matrix, (1, 0), jnp.float32)
+        dtype = result_dtype(x, matrix, None)
+        return dot(x.astype(dtype), matrix.astype(dtype), (1, 0), dtype)
 
     def dense(self) -> np.ndarray:
         stack = self.starts.shape[:-1]

@@ -61,7 +61,8 @@ class Ragged(Format):
         matrix = matrix.reshape(self.depth, -1) * (1 if self.scale is None else self.scale[None])
         place = jnp.where(self.order < 0, self.columns, self.order)
         matrix = jnp.zeros((self.depth, self.columns)).at[:, place].set(matrix, mode="drop")
-        return dot(x.astype(jnp.float32), matrix, (1, 0), jnp.float32)
+        dtype = result_dtype(x, matrix, None)
+        return dot(x.astype(dtype), matrix.astype(dtype), (1, 0), dtype)
 
     def dense(self) -> np.ndarray:
         stack = self.starts.shape[:-1]

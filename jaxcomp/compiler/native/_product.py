@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxcomp.compiler.native._library import missing
+
 
 class Kernel(Protocol):
     """A packed matrix with a kernel: a pytree whose leaves are what the kernel takes after the rows, in this order."""
@@ -21,7 +23,7 @@ class Kernel(Protocol):
         ...
 
     def plain(self, x: jax.Array) -> jax.Array:
-        """The same product without it: for exports, for derivatives, and for other platforms."""
+        """The same product without it: for exports, for derivatives, for other platforms and other dtypes."""
         ...
 
 
@@ -43,9 +45,8 @@ def _form(arrays: Any, structure: Any) -> Kernel:
     return jax.tree.unflatten(structure, arrays)
 
 
-@PRODUCT.def_impl
-def _run(*args: Any, **params: Any) -> jax.Array:
-    return jax.jit(functools.partial(PRODUCT.bind, **params))(*args)
+PRODUCT.def_impl(jax.jit(PRODUCT.bind, static_argnames="structure"))
+
 
 
 @PRODUCT.def_abstract_eval
@@ -74,8 +75,8 @@ _plain_rule = mlir.lower_fun(plain, multiple_results=False)
 
 
 def _kernel_rule(ctx: Any, *operands: Any, structure: Any) -> Any:
-    # What is exported is to run anywhere, where nobody has heard of the kernel.
-    if ctx.module_context.lowering_parameters.for_export:
+    # What is exported is to run anywhere, where nobody has heard of the kernel; a form may have come from elsewhere too.
+    if ctx.module_context.lowering_parameters.for_export or missing():
         return _plain_rule(ctx, *operands, structure=structure)
     form = _form(ctx.avals_in[1:], structure)
     return jax.ffi.ffi_lowering(form.kernel)(ctx, *operands)

@@ -122,6 +122,15 @@ def test_other_dtypes_are_done_without_the_kernel(dtypes):
         np.testing.assert_allclose(found.astype(np.float32), x.astype(np.float32) @ matrix, rtol=0.02, atol=0.02)
 
 
+def test_rows_of_64_bits_lose_nothing():
+    matrix = blocks(64, 48, 16, 0.4)
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 64)))
+        for form in packed(matrix):
+            assert form(x).dtype == jnp.float64
+            np.testing.assert_allclose(form(x), np.asarray(x) @ matrix.astype(np.float64), rtol=1e-12, atol=1e-12)
+
+
 def test_what_is_portable_has_no_kernel():
     matrix = blocks(256, 256, 32, 0.1)
     assert any(hasattr(form, "kernel") for form in candidates(matrix))
