@@ -57,7 +57,7 @@ def compile(
         cache: a file of measurements to read and to add to, so that what was measured before is not measured again.
         rounds: how often everything is measured; with 0 nothing is, and the smallest form is taken, fast or not.
         portable: take only forms that XLA does by itself, not those with a kernel that is built for this machine's
-            CPU: for `jax.export` and ONNX, where such a form would be done dense.
+            CPU: for `jax.export` and ONNX, where these are filled up to the nearest form of XLA's at every call.
 
     Returns:
         A `Compiled`: call it with inputs; ``print(compiled.report)``.

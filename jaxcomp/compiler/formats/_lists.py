@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.compiler import native
-from jaxcomp.compiler.formats._format import Format, dot, result_dtype
+from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._gathered import Gathered
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
 _CALL = 0.5  # of the price of an operation of XLA
@@ -26,12 +27,14 @@ class Lists(Format):
         index: ``[*stack, weights]``, the input that each belongs to.
         starts: ``[*stack, columns + 1]``, where the list of each output begins. Of a stack some have fewer weights.
         depth: inputs in all.
+        most: weights of the output that has most.
     """
 
     values: jax.Array
     index: jax.Array
     starts: jax.Array
     depth: int = dataclasses.field(metadata={"static": True})
+    most: int = dataclasses.field(metadata={"static": True})
 
     @property
     def kernel(self) -> str:
@@ -48,10 +51,10 @@ class Lists(Format):
         return y.astype(dtype).reshape(*x.shape[:-1], self.columns)
 
     def plain(self, x: jax.Array) -> jax.Array:
-        owner = jnp.searchsorted(self.starts, jnp.arange(len(self.values)), side="right") - 1
-        matrix = jnp.zeros((self.depth, self.columns)).at[self.index, owner].add(self.values, mode="drop")
-        dtype = result_dtype(x, matrix, None)
-        return dot(x.astype(dtype), matrix.astype(dtype), (1, 0), dtype)
+        """As `Gathered`, all filled up to the longest."""
+        at = self.starts[None, :-1] + jnp.arange(self.most)[:, None]
+        values = jnp.where(at < self.starts[None, 1:], self.values.at[at].get(mode="clip"), 0)
+        return Gathered(values, self.index.at[at].get(mode="clip"), self.depth)(x)
 
     def dense(self) -> np.ndarray:
         stack = self.starts.shape[:-1]
@@ -82,10 +85,10 @@ def _packed(matrix: np.ndarray) -> Lists:
     matrices = matrix.reshape(-1, depth, columns)
     counts = np.count_nonzero(matrices, axis=1)
     starts = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0))).astype(np.int32)
-    most = int(starts[:, -1].max())
-    values, index = np.zeros((len(matrices), most), np.float32), np.zeros((len(matrices), most), np.int32)
+    total = int(starts[:, -1].max())
+    values, index = np.zeros((len(matrices), total), np.float32), np.zeros((len(matrices), total), np.int32)
     for number, one in enumerate(matrices):
         output, source = np.nonzero(one.T)  # output by output
         values[number, : len(output)], index[number, : len(output)] = one[source, output], source
     kept, places, begins = (jnp.asarray(x.reshape(*stack, -1)) for x in (values, index, starts))
-    return Lists(kept, places, begins, depth)
+    return Lists(kept, places, begins, depth, int(counts.max()))

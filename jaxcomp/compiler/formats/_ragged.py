@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxcomp.compiler import native
 from jaxcomp.compiler.formats._coded import in_eight_bits
-from jaxcomp.compiler.formats._format import Format, dot, result_dtype
+from jaxcomp.compiler.formats._format import Format, result_dtype
 from jaxcomp.compiler.formats._plan import by_support
 from jaxcomp.compiler.formats._prices import Prices, Proposal
+from jaxcomp.compiler.formats._strips import Strips
+from jaxcomp.compiler.formats._take import take
 
 _WIDTHS = 32, 16  # two vectors and one, of the longest there are
 _CALL = 0.5  # of the price of an operation of XLA
@@ -33,6 +35,7 @@ class Ragged(Format):
         starts: ``[*stack, strips + 1]``, where the inputs of each strip begin. Of a stack some have fewer than others.
         order: ``[*stack, strips * width]``, where each output belongs, ascending in a strip; -1 where there is none.
         depth, columns: inputs and outputs in all.
+        most: inputs of the strip that has most.
     """
 
     values: jax.Array
@@ -42,6 +45,7 @@ class Ragged(Format):
     order: jax.Array
     depth: int = dataclasses.field(metadata={"static": True})
     columns: int = dataclasses.field(metadata={"static": True})
+    most: int = dataclasses.field(metadata={"static": True})
 
     @property
     def kernel(self) -> str:
@@ -54,15 +58,17 @@ class Ragged(Format):
         return y.astype(dtype).reshape(*x.shape[:-1], self.columns)
 
     def plain(self, x: jax.Array) -> jax.Array:
-        inputs, width = self.values.shape
-        strips = len(self.starts) - 1
-        owner = jnp.searchsorted(self.starts, jnp.arange(inputs), side="right") - 1
-        matrix = jnp.zeros((self.depth, strips, width)).at[self.index, owner].add(self.values, mode="drop")
-        matrix = matrix.reshape(self.depth, -1) * (1 if self.scale is None else self.scale[None])
-        place = jnp.where(self.order < 0, self.columns, self.order)
-        matrix = jnp.zeros((self.depth, self.columns)).at[:, place].set(matrix, mode="drop")
-        dtype = result_dtype(x, matrix, None)
-        return dot(x.astype(dtype), matrix.astype(dtype), (1, 0), dtype)
+        """As `Strips`, all filled up to the longest."""
+        at = self.starts[:-1, None] + jnp.arange(self.most)[None]
+        there = at < self.starts[1:, None]
+        values = jnp.where(there[..., None], self.values.at[at].get(mode="clip"), 0)
+        y = Strips(values, self.index.at[at].get(mode="clip"), self.depth)(x)
+        y = y if self.scale is None else y * self.scale[None]
+        places = jnp.where(self.order < 0, self.columns, self.order)
+        source = (
+            jnp.zeros(self.columns, jnp.int32).at[places].set(jnp.arange(len(places), dtype=jnp.int32), mode="drop")
+        )
+        return take(y, source, 1)
 
     def dense(self) -> np.ndarray:
         stack = self.starts.shape[:-1]
@@ -133,9 +139,9 @@ def _packed(matrix: np.ndarray, scale: np.ndarray | None, width: int, order: np.
     starts = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0))).astype(np.int32)
     if scale is not None:
         scale = np.take_along_axis(scale.reshape(len(order), -1), np.maximum(order, 0), axis=1)
-    most = int(starts[:, -1].max())
-    values = np.zeros((len(matrices), most, width), matrices.dtype)
-    index = np.zeros((len(matrices), most), np.int32)
+    total = int(starts[:, -1].max())
+    values = np.zeros((len(matrices), total, width), matrices.dtype)
+    index = np.zeros((len(matrices), total), np.int32)
     for number, (one, places) in enumerate(zip(matrices, order, strict=True)):
         strip, source = np.nonzero(used[number])  # strip by strip
         tiles = np.where(places < 0, 0, one[:, np.maximum(places, 0)]).reshape(depth, -1, width)
@@ -145,4 +151,5 @@ def _packed(matrix: np.ndarray, scale: np.ndarray | None, width: int, order: np.
         return jnp.asarray(x.reshape(*stack, *x.shape[1:]))
 
     kept = None if scale is None else stacked(scale)
-    return Ragged(stacked(values), kept, stacked(index), stacked(starts), stacked(order), depth, columns)
+    arrays = stacked(values), kept, stacked(index), stacked(starts), stacked(order)
+    return Ragged(*arrays, depth, columns, int(counts.max()))

@@ -48,7 +48,6 @@ def _form(arrays: Any, structure: Any) -> Kernel:
 PRODUCT.def_impl(jax.jit(PRODUCT.bind, static_argnames="structure"))
 
 
-
 @PRODUCT.def_abstract_eval
 def _shape(x: Any, *arrays: Any, structure: Any) -> Any:
     return jax.core.ShapedArray((x.shape[0], _form(arrays, structure).columns), jnp.float32)
@@ -75,7 +74,7 @@ _plain_rule = mlir.lower_fun(plain, multiple_results=False)
 
 
 def _kernel_rule(ctx: Any, *operands: Any, structure: Any) -> Any:
-    # What is exported is to run anywhere, where nobody has heard of the kernel; a form may have come from elsewhere too.
+    # What is exported is to run where nobody has heard of the kernel; and a form may have come from another machine.
     if ctx.module_context.lowering_parameters.for_export or missing():
         return _plain_rule(ctx, *operands, structure=structure)
     form = _form(ctx.avals_in[1:], structure)
