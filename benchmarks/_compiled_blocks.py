@@ -32,7 +32,8 @@ def measure(repeats: int) -> tuple[dict[str, Any], Table]:
                 cases[f"own kernel, {bits} bits", cores] = functools.partial(_kernel, bits, rows, cores)
             cases["blocks by XLA", cores] = functools.partial(_by_xla, rows, cores)
         cases |= {(f"XLA's product alone, {kind}", 1): functools.partial(_alone, kind, rows) for kind in _KINDS}
-        times = in_turns_apart({f"{program}, {cores}": build for (program, cores), build in cases.items()}, repeats)
+        builders = {f"{program}, {cores}": build for (program, cores), build in cases.items()}
+        times = in_turns_apart(builders, repeats, warm=True)
         for program, cores in cases:
             time, us = times[f"{program}, {cores}"], 1e6 / products.calls(SHAPE, rows)
             share = ratio(time, times[f"{_PEER}, {cores}"])

@@ -99,7 +99,7 @@ def measure(repeats: int) -> tuple[dict[str, Any], Table]:
     columns = "model", "rows", "cores", "program", "us a call", "faster than dense JAX", "than ONNX Runtime"
     table, figures = Table(*columns, title="a tenth of the weights, in block columns and in blocks"), {}
     for name, rows, cores in CASES:
-        times = in_turns_apart(_programs(name, rows, cores), repeats)
+        times = in_turns_apart(_programs(name, rows, cores), repeats, warm=True)
         peers = {"speedup": "JAX, dense", "of_onnx": "ONNX Runtime, dense"}
         found = figures[f"{name}, {rows} rows, {cores} cores"] = {
             program: {"us": 1e6 * time.median / CALLS[name]}

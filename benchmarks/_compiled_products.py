@@ -1,8 +1,9 @@
 """One product with a packed matrix beside the dense one, and beside what PyTorch and ONNX Runtime make of it.
 
 Every program runs in a process of its own, on as many cores as are asked for, and they take turns. A turn is many
-calls in a row, so that the caches are warm as they are in use: what one call costs its user, dispatch and all, which is
-some 4 us of each of JAX's. Of the packed forms the one is shown that is fastest here; ``forms`` has all of them.
+calls in a row, after as many uncounted, so that caches and threads are as they are in use: what one call costs its
+user, dispatch and all, which is some 4 us of each of JAX's. Of the packed forms the one is shown that is fastest here;
+``forms`` has all of them.
 """
 
 import functools
@@ -67,7 +68,7 @@ def _compared(shape, structure, rows, peers, cores, repeats) -> dict[str, Any]:
     forms = [form.describe() for form in _candidates(shape, structure, rows)]
     for number, form in enumerate(forms):
         programs[form] = functools.partial(_packed, shape, structure, rows, cores, number)
-    times, count = in_turns_apart(programs, repeats), calls(shape, rows)
+    times, count = in_turns_apart(programs, repeats, warm=True), calls(shape, rows)
     best = min(forms, key=lambda form: times[form].median)
     return {
         "shape": shape,

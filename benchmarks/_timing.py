@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-_REST_S = 0.02  # PyTorch's and ONNX Runtime's threads wait for more work by spinning for some milliseconds
+_REST_S = 0.1  # PyTorch's and ONNX Runtime's threads wait for more work by spinning for some milliseconds
 
 
 class Times(NamedTuple):
@@ -32,16 +32,20 @@ def in_turns(programs: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return _take_turns({name: lambda run=run: _timed(run) for name, run in programs.items()}, repeats)
 
 
-def in_turns_apart(builders: dict[str, Callable[[], Callable[[], object]]], repeats: int) -> dict[str, Times]:
+def in_turns_apart(
+    builders: dict[str, Callable[[], Callable[[], object]]], repeats: int, warm: bool = False
+) -> dict[str, Times]:
     """The same, each program built and run in a process of its own, as its users would.
 
     What one library does to the allocator and to the threads of a process changes the speed of another there: a
     PyTorch loop of small tensors runs a quarter faster once other code has freed large blocks of memory.
     Before a turn all rest, so that threads that spin while they wait take no core from the next program.
+    With ``warm`` each runs once uncounted in its turn, right before it is timed: what runs for milliseconds only else
+    pays for threads that have to wake up and for caches that others have filled.
     Builders must be importable: functions of modules, or `functools.partial` of them.
     """
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(_worker(build)) for name, build in builders.items()}
+        workers = {name: stack.enter_context(_worker(build, warm)) for name, build in builders.items()}
         return _take_turns(workers, repeats)
 
 
@@ -64,11 +68,11 @@ def _timed(run: Callable[[], object]) -> tuple[float, float]:
 
 
 @contextmanager
-def _worker(build):
+def _worker(build, warm):
     """A call that runs the program once, elsewhere, and returns its times."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(build, there), daemon=True)
+    process = context.Process(target=_serve, args=(build, warm, there), daemon=True)
     process.start()
     there.close()
     here.recv()  # one is built after another: some measure while they are built
@@ -85,7 +89,7 @@ def _worker(build):
         process.join()
 
 
-def _serve(build, pipe) -> None:
+def _serve(build, warm, pipe) -> None:
     program = build()
     pipe.send("built")
     while True:
@@ -93,6 +97,8 @@ def _serve(build, pipe) -> None:
             pipe.recv()
         except EOFError:
             return
+        if warm:
+            program()
         pipe.send(_timed(program))
 
 

@@ -292,7 +292,7 @@ struct Lists {
   float* y;
   int64_t rows, depth, columns;
 
-  // So many rows at a time, the last few with zeros for company.
+  // So many rows at a time. What a vector has beyond the last of them is multiplied too, and dropped.
   template <int N, int V>
   void in_rows(ffi::ThreadPool pool, int64_t row, int64_t here) const {
     constexpr int R = N * V;
