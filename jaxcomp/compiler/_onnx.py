@@ -59,7 +59,7 @@ def save_onnx(model: Compiled, path: Path | str, *inputs: Any, int8: bool = Fals
     """
     convert, runtime = _needed("jax2onnx"), _needed("onnxruntime")
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(inputs)]
-
+    jax.eval_shape(model, *inputs)  # raises where they are not those that it was compiled for
     rewriter = Rewriter({}, lambda leaves: False, portable=True)
 
     def run(*flat: Any) -> list[Any]:

@@ -60,6 +60,12 @@ def test_stacks_of_matrices_stay_as_they_are_in_eight_bits(tmp_path):
     assert report.int8_s is not None and report.difference < 1
 
 
+def test_other_shapes_than_it_was_compiled_for_are_refused(params, tmp_path):
+    model = jc.compile(lambda p, x: x @ p["w"], params, {}, jnp.ones((2, 64)), rounds=0)
+    with pytest.raises(ValueError, match="compile again for these shapes"):
+        jc.save_onnx(model, tmp_path / "model.onnx", jnp.ones((3, 64)))
+
+
 def test_what_onnx_cannot_say_is_named(tmp_path):
     def backwards(p, xs):
         return lax.scan(lambda h, x: (jnp.tanh(h @ p["w"] + x), None), xs[0], xs, reverse=True)[0]

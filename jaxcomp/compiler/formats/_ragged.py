@@ -65,10 +65,8 @@ class Ragged(Format):
         y = Strips(values, self.index.at[at].get(mode="clip"), self.depth)(x)
         y = y if self.scale is None else y * self.scale[None]
         places = jnp.where(self.order < 0, self.columns, self.order)
-        source = (
-            jnp.zeros(self.columns, jnp.int32).at[places].set(jnp.arange(len(places), dtype=jnp.int32), mode="drop")
-        )
-        return take(y, source, 1)
+        numbers = jnp.arange(len(places), dtype=jnp.int32)
+        return take(y, jnp.zeros(self.columns, jnp.int32).at[places].set(numbers, mode="drop"), 1)
 
     def dense(self) -> np.ndarray:
         stack = self.starts.shape[:-1]

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -46,10 +47,10 @@ class _CannotBuild(Exception):
 
 
 def _built() -> Path:
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), ""))
+    if not compiler:
         raise _CannotBuild(f"no C++ compiler is found: none of {', '.join(_COMPILERS)}, nor $CXX")
-    made_of = [_SOURCE.read_text(), compiler, _version(compiler), jaxlib.__version__, str(_FLAGS), _processor()]
+    made_of = [_SOURCE.read_text(), *compiler, _version(compiler), jaxlib.__version__, str(_FLAGS), _processor()]
     name = f"kernels-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}.so"
     folder = _folder()
     kept = folder / name
@@ -75,17 +76,17 @@ def _folder() -> Path:
     return folder if os.access(folder, os.W_OK | os.X_OK) else Path(tempfile.mkdtemp(prefix="jaxcomp-"))
 
 
-def _build(compiler: str, target: str) -> None:
+def _build(compiler: list[str], target: str) -> None:
     for machine in _MACHINES:
-        command = [compiler, *_FLAGS, machine, "-isystem", jax.ffi.include_dir(), "-o", target, str(_SOURCE)]
+        command = [*compiler, *_FLAGS, machine, "-isystem", jax.ffi.include_dir(), "-o", target, str(_SOURCE)]
         done = _run(command)
         if done.returncode == 0:
             return
     raise _CannotBuild(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
 
 
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"]).stdout
+def _version(compiler: list[str]) -> str:
+    return _run([*compiler, "--version"]).stdout
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

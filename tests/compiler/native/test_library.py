@@ -39,8 +39,8 @@ def test_another_compiler_builds_its_own(cache, monkeypatch):
 
 
 def test_a_build_that_fails_leaves_nothing_and_says_what_was_tried(cache, monkeypatch):
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(_library._CannotBuild, match=r"false .* failed"):
+    monkeypatch.setenv("CXX", "false --with arguments")
+    with pytest.raises(_library._CannotBuild, match=r"false --with arguments .* failed"):
         _library._built()
     assert list(cache.iterdir()) == []
 
