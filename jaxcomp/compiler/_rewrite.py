@@ -106,7 +106,7 @@ class Rewriter:
             return lambda eqn, ins, *_: [Value(_PLAIN[kind](*_traced(ins), **eqn.params))]
         rules = {"scan": self._scan, "while": self._while, "cond": self._cond} | dict.fromkeys(_CALLS, self._call)
         # What has no product inside stays as it is, with the derivative that it may have been given.
-        return rules.get(kind) if any(map(_looked_into, _parts(eqn))) else None
+        return rules.get(kind) if any(_has_products(part, _PLAIN) for part in _parts(eqn)) else None
 
     def _product(self, eqn: Any, ins: list[Value], ways: Mapping[Place, Way], here: Place, scope: str) -> list[Value]:
         for side, value in enumerate(ins):  # not both are known
@@ -170,11 +170,6 @@ class Rewriter:
 
         branches = [functools.partial(branch, *each) for each in enumerate(eqn.params["branches"])]
         return [*map(Value, lax.switch(index.traced, branches))]
-
-
-def _looked_into(jaxpr: Any) -> bool:
-    own = any(eqn.primitive.name in _PLAIN or any(map(_looked_into, _parts(eqn))) for eqn in jaxpr.eqns)
-    return own or _has_products(jaxpr)
 
 
 def _done(eqn: Any, ins: Sequence[Value]) -> list[Value]:

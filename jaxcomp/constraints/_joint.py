@@ -1,12 +1,12 @@
 """What must hold of several leaves at once: the questions of a constraint, asked of a dict of arrays."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, norm
 from jaxcomp.constraints._sparse import Sparse
@@ -184,8 +184,9 @@ class Together(Glued):
         whole = self.inner.forms(self._glue(x))
         if of_any_shape(whole) == whole:
             return dict.fromkeys(x, whole)
-        ends = np.cumsum([x[path].size for path in sorted(x)]).tolist()
-        return {path: (Part(end - x[path].size, ends[-1], whole),) for path, end in zip(sorted(x), ends, strict=True)}
+        ends = _ends(x)
+        size = max(ends.values())
+        return {path: (Part(end - x[path].size, size, whole),) for path, end in ends.items()}
 
     def fit(self, x):
         return Together(self.inner.fit(self._glue(x)))
@@ -199,10 +200,15 @@ class Together(Glued):
         return jnp.concatenate([x[path].ravel() for path in sorted(x)])
 
     def _cut(self, whole, like):
-        ends = np.cumsum([like[path].size for path in sorted(like)])
-        parts = zip(sorted(like), jnp.split(whole, ends[:-1]), strict=True)
+        ends = _ends(like)
+        parts = zip(ends, jnp.split(whole, [*ends.values()][:-1]), strict=True)
         return {path: part.reshape(like[path].shape).astype(like[path].dtype) for path, part in parts}
 
     def _lie(self, x):
         dense = {path: dense_footprint(leaf) for path, leaf in x.items()}
         return {path: dataclasses.replace(f, values=f.nonzeros) for path, f in dense.items()}
+
+
+def _ends(x: Mapping[str, Any]) -> dict[str, int]:
+    """Where every leaf ends in the vector of all, in its order."""
+    return dict(zip(sorted(x), itertools.accumulate(x[path].size for path in sorted(x)), strict=True))

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -256,5 +256,11 @@ def _parts(eqn: Any) -> Iterator[Any]:
                 yield getattr(part, "jaxpr", part)
 
 
-def _has_products(jaxpr: Any) -> bool:
-    return any(eqn.primitive.name in _PRODUCTS or any(map(_has_products, _parts(eqn))) for eqn in jaxpr.eqns)
+def _has_products(jaxpr: Any, others: Container[str] = ()) -> bool:
+    """Whether there is a product in it, or another operation of these names."""
+    return any(
+        eqn.primitive.name in _PRODUCTS
+        or eqn.primitive.name in others
+        or any(_has_products(part, others) for part in _parts(eqn))
+        for eqn in jaxpr.eqns
+    )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxcomp.compiler import native
 from jaxcomp.compiler.formats import (
     _blocks,
     _circulant,
@@ -46,7 +47,8 @@ def candidates(matrix: np.ndarray, rows: int | None = 8, portable: bool = False)
     """
     prices = Prices.of(rows)
     dense = matrix.shape[-2] * matrix.shape[-1]
-    families = _FAMILIES if portable else (*_KERNELS, *_FAMILIES)
+    own = not portable and matrix.dtype == np.float32 and not native.missing()
+    families = (*_KERNELS, *_FAMILIES) if own else _FAMILIES
     proposals = [each for family in families for each in family.propose(matrix, prices) if each.cost < dense]
     totals = [each.cost + each.calls * prices.call for each in proposals]
     order = sorted(range(len(totals)), key=totals.__getitem__)[:_MOST]

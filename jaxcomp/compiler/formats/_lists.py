@@ -1,23 +1,19 @@
 """Outputs each of which has a list of inputs, as long as it needs: a kernel of our own, for CPUs."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.compiler import native
-from jaxcomp.compiler.formats._format import Format, result_dtype
 from jaxcomp.compiler.formats._gathered import Gathered
+from jaxcomp.compiler.formats._own_kernel import CALL, OwnKernel
 from jaxcomp.compiler.formats._prices import Prices, Proposal
-
-_CALL = 0.5  # of the price of an operation of XLA
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Lists(Format):
+class Lists(OwnKernel):
     """Compressed sparse columns: unstructured zeros, N of M, patterns, banks, whatever has no outputs alike.
 
     The rows are turned, so that what an output reads of an input is its numbers in all rows, one vector or a few.
@@ -26,7 +22,7 @@ class Lists(Format):
         values: ``[*stack, weights]``, float32, those of an output after those of another.
         index: ``[*stack, weights]``, the input that each belongs to.
         starts: ``[*stack, columns + 1]``, where the list of each output begins. Of a stack some have fewer weights.
-        depth: inputs in all.
+        depth, columns: inputs and outputs in all.
         most: weights of the output that has most.
     """
 
@@ -34,21 +30,12 @@ class Lists(Format):
     index: jax.Array
     starts: jax.Array
     depth: int = dataclasses.field(metadata={"static": True})
+    columns: int = dataclasses.field(metadata={"static": True})
     most: int = dataclasses.field(metadata={"static": True})
 
     @property
     def kernel(self) -> str:
         return "jaxcomp_lists"
-
-    @property
-    def columns(self) -> int:
-        return self.starts.shape[-1] - 1
-
-    def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
-        dtype = result_dtype(x, self.values, preferred_element_type)
-        rows = x.reshape(-1, self.depth)
-        y = native.product(self, rows) if rows.dtype == dtype == jnp.float32 else self.plain(rows)
-        return y.astype(dtype).reshape(*x.shape[:-1], self.columns)
 
     def plain(self, x: jax.Array) -> jax.Array:
         """As `Gathered`, all filled up to the longest."""
@@ -73,11 +60,9 @@ class Lists(Format):
 
 def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:
     """One form."""
-    if matrix.dtype != np.float32 or native.missing():
-        return []
     weights = int(np.count_nonzero(matrix, axis=(-2, -1)).max())
     cost = weights * (prices.listed + prices.place)
-    return [Proposal(cost, _CALL, lambda: _packed(matrix))] if weights else []
+    return [Proposal(cost, CALL, lambda: _packed(matrix))] if weights else []
 
 
 def _packed(matrix: np.ndarray) -> Lists:
@@ -91,4 +76,4 @@ def _packed(matrix: np.ndarray) -> Lists:
         output, source = np.nonzero(one.T)  # output by output
         values[number, : len(output)], index[number, : len(output)] = one[source, output], source
     kept, places, begins = (jnp.asarray(x.reshape(*stack, -1)) for x in (values, index, starts))
-    return Lists(kept, places, begins, depth, int(counts.max()))
+    return Lists(kept, places, begins, depth, columns, int(counts.max()))

@@ -2,27 +2,24 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.compiler import native
 from jaxcomp.compiler.formats._coded import in_eight_bits
-from jaxcomp.compiler.formats._format import Format, result_dtype
+from jaxcomp.compiler.formats._own_kernel import CALL, OwnKernel
 from jaxcomp.compiler.formats._plan import by_support
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 from jaxcomp.compiler.formats._strips import Strips
 from jaxcomp.compiler.formats._take import take
 
 _WIDTHS = 32, 16  # two vectors and one, of the longest there are
-_CALL = 0.5  # of the price of an operation of XLA
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Ragged(Format):
+class Ragged(OwnKernel):
     """Strips side by side, the weights of one after those of another; blocks are strips whose inputs come in runs.
 
     Nothing is gathered, nothing is added up elsewhere: the sums of a few rows and one strip stay in registers while
@@ -50,12 +47,6 @@ class Ragged(Format):
     @property
     def kernel(self) -> str:
         return "jaxcomp_strips" if self.scale is None else "jaxcomp_coded_strips"
-
-    def __call__(self, x: jax.Array, preferred_element_type: Any = None) -> jax.Array:
-        dtype = result_dtype(x, jnp.float32, preferred_element_type)
-        rows = x.reshape(-1, self.depth)
-        y = native.product(self, rows) if rows.dtype == dtype == jnp.float32 else self.plain(rows)
-        return y.astype(dtype).reshape(*x.shape[:-1], self.columns)
 
     def plain(self, x: jax.Array) -> jax.Array:
         """As `Strips`, all filled up to the longest."""
@@ -94,8 +85,6 @@ class Ragged(Format):
 
 def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:
     """The better width of strips, outputs in order or brought together; in eight bits too where those are exact."""
-    if matrix.dtype != np.float32 or native.missing():
-        return []
     depth, columns = matrix.shape[-2:]
     matrices = matrix.reshape(-1, depth, columns)
     mask = matrices != 0
@@ -108,10 +97,10 @@ def propose(matrix: np.ndarray, prices: Prices) -> list[Proposal]:
     if not weights:
         return []
     said = prices.place * weights / width
-    proposals = [Proposal(weights + said, _CALL, functools.partial(_packed, matrix, None, width, order))]
+    proposals = [Proposal(weights + said, CALL, functools.partial(_packed, matrix, None, width, order))]
     if coded := in_eight_bits(matrix):
         pack = functools.partial(_packed, *coded, width, order)
-        proposals.append(Proposal(prices.coded * weights + said, _CALL, pack))
+        proposals.append(Proposal(prices.coded * weights + said, CALL, pack))
     return proposals
 
 

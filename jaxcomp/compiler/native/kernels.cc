@@ -11,6 +11,7 @@
 #include <memory>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX2__)
@@ -196,6 +197,7 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
 
 using Floats = ffi::Buffer<ffi::F32>;
 using Numbers = ffi::Buffer<ffi::S32>;
+using Codes = ffi::Buffer<ffi::S8>;
 
 template <typename T>
 ffi::Error strips(ffi::ThreadPool& pool, Floats& x, const T* values, int64_t width, Numbers& index, Numbers& starts,
@@ -223,7 +225,7 @@ ffi::Error Strips(ffi::ThreadPool pool, Floats x, Floats values, Numbers index, 
   return strips(pool, x, values.typed_data(), values.dimensions().back(), index, starts, order, nullptr, y);
 }
 
-ffi::Error CodedStrips(ffi::ThreadPool pool, Floats x, ffi::Buffer<ffi::S8> values, Floats scale, Numbers index,
+ffi::Error CodedStrips(ffi::ThreadPool pool, Floats x, Codes values, Floats scale, Numbers index,
                        Numbers starts, Numbers order, ffi::ResultBuffer<ffi::F32> y) {
   return strips(pool, x, values.typed_data(), values.dimensions().back(), index, starts, order, scale.typed_data(), y);
 }
@@ -363,34 +365,25 @@ ffi::Error ListsOf(ffi::ThreadPool pool, Floats x, Floats values, Numbers index,
   return ffi::Error::Success();
 }
 
+// What a kernel takes after the threads; it gives one array.
+template <typename Binding>
+auto taking(Binding binding) {
+  return std::move(binding).template Ret<ffi::Buffer<ffi::F32>>();
+}
+
+template <typename First, typename... Others, typename Binding>
+auto taking(Binding binding) {
+  return taking<Others...>(std::move(binding).template Arg<First>());
+}
+
+template <typename... Arguments>
+auto binding() {
+  return taking<Arguments...>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>());
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_strips, Strips,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Numbers>()
-                                  .Arg<Numbers>()
-                                  .Arg<Numbers>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
-
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_strips, Strips, (binding<Floats, Floats, Numbers, Numbers, Numbers>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_coded_strips, CodedStrips,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<Floats>()
-                                  .Arg<Numbers>()
-                                  .Arg<Numbers>()
-                                  .Arg<Numbers>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_lists, ListsOf,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Numbers>()
-                                  .Arg<Numbers>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                              (binding<Floats, Codes, Floats, Numbers, Numbers, Numbers>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_lists, ListsOf, (binding<Floats, Floats, Numbers, Numbers>()));

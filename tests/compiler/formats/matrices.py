@@ -1,6 +1,10 @@
-"""Matrices of every structure that a format reads."""
+"""Matrices of every structure that a format reads, and rows to multiply them with."""
 
 import numpy as np
+
+
+def rows(*shape, seed=1):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def block_columns(depth, columns, width, density, seed=0):

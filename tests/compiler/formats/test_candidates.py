@@ -12,7 +12,7 @@ from jaxcomp.compiler.formats._blocks import Blocks
 from jaxcomp.compiler.formats._circulant import Circulant
 from jaxcomp.compiler.formats._coded import Coded
 from jaxcomp.compiler.formats._scattered import Scattered
-from tests.compiler.formats.matrices import block_columns, circulant, quantized, structured
+from tests.compiler.formats.matrices import block_columns, circulant, quantized, rows, structured
 
 MATRICES = structured()
 
@@ -25,10 +25,6 @@ def packed(name):
     found = candidates(MATRICES[name]) + candidates(MATRICES[name], portable=True)
     assert found, f"nothing suits {name}"
     return list({type(form): form for form in reversed(found)}.values())  # the first of every kind
-
-
-def rows(*shape, seed=1):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def coded(matrix=None, width=64):

@@ -11,7 +11,7 @@ from jax import export
 from jaxcomp.compiler import native
 from jaxcomp.compiler.formats import _lists, _ragged, candidates
 from jaxcomp.compiler.formats._prices import Prices
-from tests.compiler.formats.matrices import block_columns, blocks, n_of_m, quantized, structured, unstructured
+from tests.compiler.formats.matrices import block_columns, blocks, n_of_m, quantized, rows, structured, unstructured
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=f"no kernels here: {native.missing()}")
 
@@ -22,10 +22,6 @@ ROWS = 1, 2, 3, 5, 8, 9, 17, 33, 70  # every number of vectors, with and without
 def packed(matrix, family=None):
     families = (_ragged, _lists) if family is None else (family,)
     return [each.build() for one in families for each in one.propose(matrix, Prices.of(8))]
-
-
-def rows(*shape, seed=1):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", MATRICES)
