@@ -22,7 +22,7 @@ from experiments._registry import Context
 _CHUNK = 1000  # images evaluated at once
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Landing(jc.Solver):
     """Hard pruning, or what else projecting on the sets is, and nothing before it."""

@@ -16,7 +16,7 @@ DIAGONAL, COLUMN, ROW = "wrapped diagonals", "first column", "row means"
 RULES = (DIAGONAL, COLUMN, ROW)
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """Index vectors ``[block rows, block columns, b]``, the first columns of circulant blocks."""
@@ -29,7 +29,7 @@ class Blocks:
         return jc.circulant.unpack(self.vectors, (columns * b, rows * b))
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Spectra:
     """Fourier transforms of index vectors, complex ``[block rows, block columns, b // 2 + 1]``, to multiply with."""
@@ -44,7 +44,7 @@ class Spectra:
         return jnp.fft.irfft(products, n=self.b).reshape(*x.shape[:-1], -1)
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Factors:
     """``left [inputs, rank]`` and ``right [rank, outputs]``, whose product is the matrix."""

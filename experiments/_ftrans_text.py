@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import jaxcomp as jc
 from experiments._data import FOLDER_VARIABLE
 from experiments._errors import UsageError
 
@@ -16,7 +17,7 @@ SPLITS = ("train", "valid", "test")
 _UNKNOWN = "?"  # one character for the word "<unk>", which would be foretold from its first; the text has no other
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """Stretches of text.

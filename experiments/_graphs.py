@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+import jaxcomp as jc
 from experiments._data import FOLDER_VARIABLE
 from experiments._errors import UsageError
 
@@ -18,7 +19,7 @@ BLOCKS = "blocks"
 NAMES = (BLOCKS, "cora", "citeseer")
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Graph:
     """An undirected graph whose nodes have features and labels.
@@ -44,7 +45,7 @@ class Graph:
         return self.features.shape[0]
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Changes:
     """Edges to add (weight 1) or delete (-1), 0 for none: ``pairs`` int32 ``[n, 2]``, ``weight`` float32 ``[n]``."""

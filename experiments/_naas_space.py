@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxcomp as jc
 from jaxcomp import Exact, Level, Mapping, Mode, Product, Spatial, Workload
 
 DIMENSIONS = "NKCPQRS"  # of `Mapping`
@@ -56,7 +57,7 @@ def alexnet() -> Workload:
     return Workload(tuple(layers))
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hardware:
     """An accelerator: the sides of its array, the loop on each, and KiB of one local and of the shared memory."""

@@ -14,6 +14,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from scipy.special import gammaln, logsumexp, xlog1py, xlogy
 
+import jaxcomp as jc
+
 
 def clipped(model: nn.Module, max_norm: float) -> Callable[[Any, tuple], jax.Array]:
     """The mean cross-entropy of a batch ``(images, labels, ...)``, every example's gradient cut to `max_norm`.
@@ -68,7 +70,7 @@ def _losses(model: nn.Module, params: Any, batch: tuple) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(model.apply({"params": params}, batch[0]), batch[1])
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoisyGradient:
     """A drop-in for `jax.value_and_grad` that adds normal noise to every entry: ``grad=`` of `jaxcomp.solve`.

@@ -9,13 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import jaxcomp as jc
 from experiments._data import FOLDER_VARIABLE
 from experiments._errors import UsageError
 
 SPLITS = ("train", "dev", "test")
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Sentences in rows of one length.

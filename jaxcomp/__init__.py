@@ -11,6 +11,7 @@ from jaxcomp._batches import Batches as Batches
 from jaxcomp._batches import shuffled as shuffled
 from jaxcomp._compress import Result as Result
 from jaxcomp._compress import compress as compress
+from jaxcomp._pytree import register_dataclass as register_dataclass
 from jaxcomp._report import LeafReport as LeafReport
 from jaxcomp._report import Report as Report
 from jaxcomp._report import report as report

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 
-@jax.tree_util.register_dataclass
+
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batches:
     """Batches drawn by index, so that an epoch's order costs integers and not a copy of the data.

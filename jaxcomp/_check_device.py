@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import TAKEN, taken_for_another
 from jaxcomp._workload import Workload
 from jaxcomp.hwmodels import Device, Exact, Mode, ProductCost, Smooth, Stored
 
@@ -91,8 +92,9 @@ class _DeviceTest:
         leaves, structure = jax.tree.flatten(self.device)
         self.require(
             not any(leaf is self.device for leaf in leaves),
-            "is not a pytree: register the class with jax.tree_util.register_dataclass",
+            "is not a pytree: register the class with jaxcomp.register_dataclass",
         )
+        self.require(not taken_for_another(self.device), TAKEN)
         for name, field in getattr(self.device, "__dataclass_fields__", {}).items():
             fixed = field.metadata.get("static") and isinstance(getattr(self.device, name), float)
             self.require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")

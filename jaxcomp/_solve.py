@@ -14,11 +14,12 @@ from jax import lax
 from jaxcomp._assign import Spec, check_finite, check_leaf, gather, tangent
 from jaxcomp._batches import batch_at, num_batches
 from jaxcomp._paths import is_array, leaves_by_path
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.solvers import Round, Solver
 from jaxcomp.solvers._solver import against
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Solution:
     """What `solve` found.
@@ -41,7 +42,7 @@ class Solution:
     diverged: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Carry:
     """Everything that one round hands to the next, and all that a checkpoint must hold."""

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._table import Table
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Product:
     """A matrix product of a model, a convolution counted as one; or many of them, in arrays of one shape.
@@ -133,7 +133,7 @@ class Lookup:
     width: int
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """The products of a model in the order they run, and the activations that live between them; print it.

@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxcomp._assign import gather, violation
 from jaxcomp._check_device import check_device as check_device
+from jaxcomp._pytree import TAKEN, register_dataclass, taken_for_another
 from jaxcomp.constraints import Constraint, Joint
 from jaxcomp.solvers import Round, Solver
 from jaxcomp.solvers._solver import against
@@ -27,7 +28,8 @@ def check_constraint(constraint: Constraint, x: Any, *, exact: bool | None = Non
     The constraint is fitted to ``x``, then tried on ``x``, on noise, on a constant, on zeros, and on leaves that hold
     NaN or infinity:
 
-    - It is a pytree whose structure is hashable, and that JAX may rebuild with anything in place of its leaves.
+    - It is a pytree whose structure is hashable and no other class's, and that JAX may rebuild with anything in place
+      of its leaves.
     - `project` returns a finite array of the same shape and dtype; of a leaf that is not finite it makes NaN, and its
       violation is not finite.
     - A projection is its own projection and has no violation, to rounding; `violation` is the distance to it.
@@ -95,6 +97,8 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
         if not holds:
             raise AssertionError(f"{type(solver).__name__}: {claim}")
 
+    require(not taken_for_another(solver), TAKEN)
+
     def kind(tree: Any) -> Any:
         return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
@@ -150,7 +154,7 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
     feasible(narrow, landed, distances)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _AsOne(Constraint):
     """A constraint on a group of leaves as one on the vector of all their entries."""
@@ -238,8 +242,9 @@ class _ConstraintTest:
         leaves, structure = jax.tree.flatten(constraint)
         self.require(
             not any(leaf is constraint for leaf in leaves),
-            "is not a pytree: register the class with jax.tree_util.register_dataclass",
+            "is not a pytree: register the class with jaxcomp.register_dataclass",
         )
+        self.require(not taken_for_another(constraint), TAKEN)
         try:
             hash(structure)
             jax.tree.unflatten(structure, [object()] * len(leaves))

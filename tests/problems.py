@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import jaxcomp as jc
+
 
 class Dense(NamedTuple):
     kernel: Any
@@ -21,7 +23,7 @@ class Pair(NamedTuple):
     fc: Dense
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Net:
     conv: Dense

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxcomp as jc
 from jaxcomp._paths import leaves_by_path, replace, select
 from tests.problems import PYTREES
 
@@ -40,7 +41,7 @@ def test_leaves_that_hold_no_numbers_are_left_out():
     assert leaves_by_path({"w": jnp.ones(2), "f": jax.nn.relu, "s": "text", "k": jax.random.key(0)}).keys() == {"w"}
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass
 class Attention:
     query: Any

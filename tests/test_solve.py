@@ -214,7 +214,7 @@ def test_grad_is_a_drop_in_for_value_and_grad():
     assert_trees_close(halved.params, run(optimizer=SGD).params)
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NumberedSteps:
     """An estimator whose gradient is the number of the step, times a number of its own."""
@@ -292,7 +292,7 @@ def test_hold_keeps_the_zeros_of_an_earlier_stage(held, retrain):
     assert jnp.any(jnp.where(start[held] == 0, free[held], 0) != 0)
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Drift(jc.ADMM):
     """A solver that adds to every update."""

@@ -11,7 +11,7 @@ from jaxcomp.testing import check_constraint
 
 
 def constraint(cls):
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    return jc.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 @constraint
@@ -151,3 +151,12 @@ def test_a_constraint_that_cannot_apply_is_a_value_error():
 @pytest.mark.parametrize("constraint", [jc.Box(-1.0, 1.0), jc.L1Ball(0.3)], ids=["box", "l1 ball"])
 def test_a_single_number_is_a_leaf_too(constraint):
     check_constraint(constraint, jnp.float32(0.5))
+
+
+def test_a_class_whose_program_another_may_get_is_refused():
+    kinds = [dataclasses.make_dataclass("Own", [], frozen=True, bases=(Ball,)) for _ in range(2)]
+    one, other = (jax.tree_util.register_dataclass(kind)() for kind in kinds)  # noqa: TID251
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        pytest.skip("this JAX tells its classes apart")
+    with pytest.raises(AssertionError, match="is what JAX takes another class for: register the class with jaxcomp"):
+        check_constraint(one, jax.random.normal(jax.random.key(0), (4, 3)))

@@ -9,6 +9,7 @@ import jax
 from jax.extend.core import jaxpr_as_fun
 
 from jaxcomp._paths import leaves_by_path
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._table import Table
 from jaxcomp.compiler._shrink import Removals
 
@@ -117,7 +118,7 @@ class Program:
         return self is other
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compiled:
     """A model whose constrained products run packed: call it with the inputs it was compiled for, or others like them.

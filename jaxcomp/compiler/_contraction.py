@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler._rewrite import Site
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Contraction:
     """A way of doing a `dot_general`: the activation is laid out as rows, and the rows go through a format.

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler._rewrite import Site
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """A way of doing a convolution: the window of every output place is a row, and the rows go through a format.
@@ -54,7 +55,7 @@ class Windows:
         return f"windows, {self.format.describe()}"
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Narrowed:
     """A way of doing a convolution: without the channels, the filters and the outer taps that are all zero.

@@ -10,6 +10,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import (
     SCALE_BITS,
     Constraint,
@@ -27,7 +28,7 @@ _SPANS, _ROUNDS = 8, 8  # starts that put both extremes on a level; refinements 
 _CUTS = np.stack(np.meshgrid(*2 * [np.linspace(0, 0.4, 5)]), -1).reshape(-1, 2).astype(np.float32)  # that clip them
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Affine(Constraint):
     """Every weight is one of ``2^bits`` evenly spaced levels, ``{w : w_gi = a_g q_gi + b_g, q_gi = 0, …, 2^bits - 1}``.

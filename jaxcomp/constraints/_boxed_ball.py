@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, finite_or_nan
 from jaxcomp.constraints._convex import Box
 from jaxcomp.constraints._groupwise import groupwise
@@ -22,7 +23,7 @@ from jaxcomp.constraints.forms import Support
 _FAR = 2.0**50  # radii: squares of what lies nearer do not overflow
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoxedBall(Constraint):
     """Every weight lies between two bounds, and every group within a radius of a centre: the set of an attacker.

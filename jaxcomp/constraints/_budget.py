@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, check_range
 from jaxcomp.constraints._joint import Arrays, Joint
 
@@ -19,7 +20,7 @@ _ROUNDING = 4  # within so many epsilons of its dtype, times its norm, a leaf co
 _WHOLE = 1e-6  # within this share of it a cost counts as a whole number of units
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Budget(Joint):
     """Every leaf obeys one of several constraints, and what they cost together stays within a budget.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import (
     SCALE_BITS,
     Constraint,
@@ -21,7 +22,7 @@ from jaxcomp.constraints._views import whole
 from jaxcomp.constraints.forms import Codes
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Codebook(Constraint):
     """Every weight is one of the given values: ``{w : w_i in values}``; no scale is free.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._compose import Chain
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
 from jaxcomp.constraints._views import Layout, View
@@ -15,7 +16,7 @@ from jaxcomp.constraints.forms import Submatrix
 _MATRIX = Layout("oi")
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Compacted(Constraint):
     """A set of what is left of a leaf's matrix without its empty rows and columns, which stay zero.

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._views import Layout
 from jaxcomp.constraints.forms import Forms
 
 SCALE_BITS = 32  # a scale, a shared value or a codebook entry is stored as one float32
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Footprint:
     """What storing a leaf takes, and how its non-zeros lie: what reports, devices and the compiler read.
@@ -50,11 +51,11 @@ class Footprint:
 class Constraint:
     """A set of arrays. `project` alone makes one; the other methods have defaults that follow from it.
 
-    Subclasses are frozen dataclasses registered with `jax.tree_util.register_dataclass`: numbers that one may want
+    Subclasses are frozen dataclasses registered with `jaxcomp.register_dataclass`: numbers that one may want
     to sweep or differentiate are leaves, choices that decide shapes are fields with ``metadata={"static": True}``.
 
     >>> import dataclasses, jax, jax.numpy as jnp, jaxcomp as jc
-    >>> @jax.tree_util.register_dataclass
+    >>> @jc.register_dataclass
     ... @dataclasses.dataclass(frozen=True)
     ... class Ball(jc.Constraint):
     ...     radius: float = 1.0

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, check_range, finite_or_nan
 from jaxcomp.constraints._groupwise import groupwise, unit_over
 from jaxcomp.constraints._lanes import anew, in_runs, sums_of_runs
@@ -38,7 +39,7 @@ class _OfGroups(Constraint):
         self.view.sizes(x.shape)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class L1Ball(_OfGroups):
     """In every group the magnitudes sum to a radius at most: ``{w : for every group g, ||w_g||_1 <= radius}``.
@@ -69,7 +70,7 @@ class L1Ball(_OfGroups):
         check_range("radius", self.radius, 0, np.inf)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class L2Ball(_OfGroups):
     """The Euclidean norm of every group is a radius at most: ``{w : for every group g, ||w_g||_2 <= radius}``.
@@ -103,7 +104,7 @@ class L2Ball(_OfGroups):
         check_range("radius", self.radius, 0, np.inf)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Simplex(_OfGroups):
     """Every group is non-negative and sums to a total: ``{w >= 0 : for every group g, sum(w_g) = total}``.
@@ -138,7 +139,7 @@ class Simplex(_OfGroups):
         check_range("total", self.total, 0, float(np.finfo(np.float32).max))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Box(Constraint):
     """Every weight lies between two bounds: ``{w : low <= w <= high}``. The projection clips; it is exact.
@@ -172,7 +173,7 @@ class Box(Constraint):
                 raise ValueError(f"low must not exceed high, found low={self.low} and high={self.high}")
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Convex(Constraint):
     """Every group lies in a closed convex set that is known by its projection, as those of `optax.projections`.

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._banked import Banked, groups_needed
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
 from jaxcomp.constraints._gather_pack import Cycles as Cycles
@@ -25,7 +26,7 @@ from jaxcomp.constraints._views import outputs as outputs_of
 from jaxcomp.constraints.forms import Support
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GatherScatter(Constraint):
     """The non-zeros of every strip of outputs fall into groups that hold one weight of every memory bank.

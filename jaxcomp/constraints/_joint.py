@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, norm
 from jaxcomp.constraints._sparse import Sparse
 from jaxcomp.constraints.forms import Forms, Part, of_any_shape
@@ -22,8 +23,8 @@ class Joint(Constraint):
     of a dict means nothing (JAX sorts its keys), and its paths are strings that no method needs to understand.
     Where a leaf holds NaN or infinity the result holds NaN, never a silently wrong member.
 
-    >>> import dataclasses, jax, jax.numpy as jnp
-    >>> @jax.tree_util.register_dataclass
+    >>> import dataclasses, jax, jax.numpy as jnp, jaxcomp as jc
+    >>> @jc.register_dataclass
     ... @dataclasses.dataclass(frozen=True)
     ... class Ball(Joint):
     ...     radius: float = 1.0
@@ -145,7 +146,7 @@ class Glued(Joint):
         self.inner.check(self._glued(x))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Together(Glued):
     """All leaves of the group as one vector, entry after entry, that must lie in a set: ``{x : (x_1, …, x_n) in S}``.

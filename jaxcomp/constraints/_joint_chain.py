@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._compose import OfParts, stored_at_once
 from jaxcomp.constraints._constraint import Constraint, Footprint
 from jaxcomp.constraints._joint import Glued, Joint
@@ -15,7 +16,7 @@ from jaxcomp.constraints._tied import Tied
 from jaxcomp.constraints.forms import Forms, in_order
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Each(Joint):
     """Every leaf of the group in a set of its own: a constraint on one array as a `Joint`. Exact if that is.

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import check_range
 from jaxcomp.constraints._level import Levels as Levels
 from jaxcomp.constraints._level import codes_in as codes_in
@@ -19,7 +20,7 @@ from jaxcomp.constraints._level import with_secant as with_secant
 from jaxcomp.constraints._ternary_scale import ternary_scale
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Uniform(Levels):
     """Evenly spaced levels: ``0, ±1, …, ±(2^(bits-1) - 1)``, or ``±1, …, ±2^(bits-1)`` with ``zero=False``.
@@ -39,7 +40,7 @@ class Uniform(Levels):
         return jnp.maximum(codes_in(jnp.asarray(self.bits) - 1) - self.zero - j, 1)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PowerOfTwo(Levels):
     """Levels ``±1, ±1/2, ±1/4, …``: a product with one is a shift.
@@ -64,7 +65,7 @@ class PowerOfTwo(Levels):
         return jnp.ldexp(1.0, -jnp.minimum(j, last).astype(jnp.int32))  # exp2 is not exact
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdditivePowersOfTwo(Levels):
     """Sums of ``n = (bits - 1) / 2`` powers of two: a product with one is n shifts and their sum.
@@ -116,7 +117,7 @@ def _sums_of_powers() -> np.ndarray:
     return table
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Conductances(Levels):
     """The states of a memory cell: magnitudes ``low, …, high`` in equal steps, ``±`` by a pair of arrays.
@@ -168,7 +169,7 @@ class Conductances(Levels):
         return (jnp.asarray(self.high, jnp.float32) - self.low) / self._last()
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Binary(Levels):
     """Levels ``±1``. The scale is exact: the mean magnitude of the weights that are not zero.
@@ -197,7 +198,7 @@ class Binary(Levels):
         return scale_of(v, jnp.where(v > 0, 1.0, 0.0).astype(v.dtype), names)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ternary(Levels):
     """Levels ``0, ±1``. The scale is exact, to rounding: the mean of the t largest magnitudes, t best of all."""

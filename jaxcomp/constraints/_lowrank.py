@@ -9,12 +9,13 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
 from jaxcomp.constraints._views import Layout
 from jaxcomp.constraints.forms import Factors
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LowRank(Constraint):
     """The leaf's matrix, outputs by inputs, has a rank of at most r: ``{W = U V : U has r columns, V r rows}``.

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, Footprint, finite_or_nan
 from jaxcomp.constraints._select import select_top
 from jaxcomp.constraints._sparse import Sparse, group_footprint
@@ -28,7 +29,7 @@ CROSSES_AND_CORNERS = np.concatenate([CROSSES, _drawn("##. ##. ...", ".## .## ..
 """The 8 patterns of the ECCV paper for 3x3 kernels: those of PCONV, and a 2x2 square at each corner."""
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Patterned(Constraint):
     """Every kernel of a convolution follows a pattern of the library; at most k kernels are not zero.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._codebook import Codebook
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint, finite_or_nan
 from jaxcomp.constraints._sparse import unit_of_groups
@@ -14,7 +15,7 @@ from jaxcomp.constraints._views import View, elements
 from jaxcomp.constraints.forms import Sides, Signs
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Polarized(Constraint):
     """In every group all weights are >= 0 or all are <= 0.
@@ -112,7 +113,7 @@ class Polarized(Constraint):
         self.view.sizes(x.shape)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FixedSign(Constraint):
     """Every weight has the sign it is given, or is zero: ``{w : signs_i w_i >= 0}``. The projection is exact.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import SCALE_BITS, Constraint, Footprint, dense_footprint
 from jaxcomp.constraints._groupwise import groupwise, unit_over
 from jaxcomp.constraints._lanes import anew_if_large, beside, in_lanes, in_order, sums_in_lanes
@@ -16,7 +17,7 @@ from jaxcomp.constraints._views import View, whole
 from jaxcomp.constraints.forms import Codes, magnitudes
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Quantized(Constraint):
     """Every weight is its group's scale times a level: ``{w : w_gi = a_g q_gi, q_gi a level, a_g >= 0}``.

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import (
     Constraint,
     Footprint,
@@ -24,7 +25,7 @@ from jaxcomp.constraints._views import View, elements
 from jaxcomp.constraints.forms import Support
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sparse(Constraint):
     """At most k groups of every pool are not zero, ``k = round(density * groups in the pool)``, or a multiple above.
@@ -94,7 +95,7 @@ class Sparse(Constraint):
         self.view.sizes(x.shape)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FixedMask(Constraint):
     """Zero wherever a given mask is: ``{w : w_i = 0 where mask_i = 0}``. The projection is exact.

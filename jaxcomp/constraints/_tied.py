@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, Footprint, dense_footprint
 from jaxcomp.constraints._groupwise import groupwise
 from jaxcomp.constraints._shards import total
@@ -14,7 +15,7 @@ from jaxcomp.constraints._views import View, elements
 from jaxcomp.constraints.forms import Shared, Signs
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tied(Constraint):
     """The weights of a group are equal; with ``signs="free"`` only their magnitudes are.

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints._constraint import Constraint, Footprint, check_range, dense_footprint, finite_or_nan
 from jaxcomp.constraints._select import select_top
 from jaxcomp.constraints._tied import Tied
@@ -15,7 +16,7 @@ from jaxcomp.constraints._views import View, fragments
 from jaxcomp.constraints.forms import Unlike
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unified(Constraint):
     """In every pool, n_u groups have one magnitude, signs free, and n_p are zero: weight unification and pruning.

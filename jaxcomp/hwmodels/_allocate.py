@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._table import Table
 from jaxcomp._workload import Workload
 from jaxcomp.hwmodels import _knapsack
@@ -25,7 +26,7 @@ METHODS = ("exact", "price", "gradient")
 _REPRICINGS = 8  # of costs that do not add up
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Allocation:
     """What `allocate` chose; print it.

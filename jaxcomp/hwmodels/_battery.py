@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.hwmodels._mode import Exact, Mode
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Battery:
     r"""A charge, spent in shares at levels of frequency ``f_l`` and voltage ``V_l``.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._buffered import Buffered
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -13,7 +14,7 @@ from jaxcomp.hwmodels._operands import Operands, folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BitFusion(Buffered):
     r"""An array of fusion units, each of 16 multipliers of 2 bits that make wider products of several.

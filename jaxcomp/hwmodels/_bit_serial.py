@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._device import Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -14,7 +15,7 @@ from jaxcomp.hwmodels._share import share
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BitSerial(Device):
     r"""A grid of binary dot products of `dot_bits` bits, run once for every pair of a weight's bit and an activation's.

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-import jax
+from jaxcomp._pytree import register_dataclass
 
 Part = tuple[Any, Any]  # watts and square millimetres at full activity, of all units of it together
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """What arrays of cells share, as a table of parts.

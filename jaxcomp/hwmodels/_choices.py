@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Workload
 from jaxcomp.hwmodels._device import Device
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -27,7 +28,7 @@ def choices(**values: Iterable[float]) -> dict[str, np.ndarray]:
     return dict(zip(values, rows.T, strict=True))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """Items that choose, one for every leaf and one for every product without a leaf, and what their choices cost.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._adc import Converter, needed_bits
 from jaxcomp.hwmodels._chip import Chip
@@ -15,7 +16,7 @@ from jaxcomp.hwmodels._operands import folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Crossbar(Device):
     r"""Arrays of ``rows x columns`` cells that hold weights, one input bit (or a few) on every row at a time.

@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._table import Table
 from jaxcomp._workload import Product, Workload
 from jaxcomp.hwmodels._mode import Exact, Mode
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ProductCost:
     """What products cost, every number an array of the products' shape.
@@ -36,7 +37,7 @@ class ProductCost:
         return sum(self.energy_terms.values(), jnp.zeros_like(self.latency_s))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What a model costs on a device, in total and by product; print it.
@@ -93,7 +94,7 @@ def _terms(products: ProductCost) -> list[jax.Array]:
 class Device:
     """Hardware. `product` alone makes one; `cost` follows from it.
 
-    Subclasses are frozen dataclasses registered with `jax.tree_util.register_dataclass` whose numbers (array rows,
+    Subclasses are frozen dataclasses registered with `jaxcomp.register_dataclass` whose numbers (array rows,
     bandwidths, clock, voltage) are leaves, so that ``jax.vmap`` over devices and ``jax.grad`` by their numbers work.
     Everything is elementwise over the products' shape, so one call does a whole workload, and a vmap many designs.
     """

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product, Workload
 from jaxcomp.hwmodels._device import Cost, Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -13,7 +14,7 @@ from jaxcomp.hwmodels._operands import folds
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
     """Layers that run at the same time, each on multipliers of its own.
@@ -29,7 +30,7 @@ class Pipeline:
     dsps: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FpgaCirculant(Device):
     r"""Multipliers of an FPGA that apply circulant blocks of side ``b`` by transforms of length ``b``.

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 
-@jax.tree_util.register_dataclass
+
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Level:
     """Memories of one kind, each above `fanout` units of the level below.

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._mode import Exact, Mode
 
 DIMENSIONS = "NKCPQRS"  # batch, outputs, inputs, output rows and columns, kernel rows and columns
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mapping:
     """Where every loop of a convolution runs; level 0 is next to the multipliers, the last one is outside the chip.

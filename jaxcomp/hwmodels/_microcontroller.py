@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product, Tensor, Workload
 from jaxcomp.hwmodels._device import Cost, Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -18,7 +19,7 @@ from jaxcomp.hwmodels._stored import Stored
 _KIB = 1024
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Microcontroller(Device):
     r"""A core with a little SRAM for activations and Flash for weights, which are read from there as they are used.

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._device import Device, ProductCost
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -19,7 +19,7 @@ from jaxcomp.hwmodels._stored import Stored
 SCHEMES = {"dense": 0.0, "filter": 0.0, "block": 0.9, "pattern": 0.8, "unstructured": 0.3}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MobileCpu(Device):
     r"""One core of a phone: a roofline, and what every layer costs beside it.

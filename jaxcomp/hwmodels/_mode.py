@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
+
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
@@ -19,7 +21,7 @@ class Exact:
         return functools.reduce(jnp.maximum, terms)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Smooth:
     r"""A relaxation with a derivative nearly everywhere.

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
+
 ENCODINGS = ("twos_complement", "plus_minus")
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Imperfections:
     """What is wrong with one chip, which stays the same from read to read.
@@ -29,7 +31,7 @@ class Imperfections:
     inputs: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Readout:
     r"""How columns of cells are read: what a layer trained for a macro has to live with.

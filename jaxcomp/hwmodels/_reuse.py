@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._mapping import DIMENSIONS, Mapping
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -16,7 +17,7 @@ RELEVANT = {
 }
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reuse:
     """The reuse analysis of a mapping, for one group of a convolution run once.

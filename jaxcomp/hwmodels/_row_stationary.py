@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._buffered import Buffered
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -13,7 +14,7 @@ from jaxcomp.hwmodels._operands import Operands, folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowStationary(Buffered):
     r"""Eyeriss: an array of processing elements, each with the products of one row of a filter and one of the input.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._dataflow import closed_form
 from jaxcomp.hwmodels._device import Device, ProductCost
@@ -17,7 +18,7 @@ from jaxcomp.hwmodels._reuse import Reuse, volume
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Spatial(Device):
     r"""An array of multipliers under a hierarchy of memories, run by a mapping: Timeloop's analysis in closed form.

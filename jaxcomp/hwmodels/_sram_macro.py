@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._adc import Converter
 from jaxcomp.hwmodels._device import Device, ProductCost
@@ -14,7 +15,7 @@ from jaxcomp.hwmodels._operands import folds, operands
 from jaxcomp.hwmodels._stored import Stored
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SramMacro(Device):
     r"""A macro of ``rows x columns`` cells of which `sharing` in a column share one multiplier, so one of them works.

@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product, Workload
 from jaxcomp.constraints import Footprint
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """The compression of products: numbers that are one for all, or arrays ``[products]``. Every one is a leaf.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp._workload import Product
 from jaxcomp.hwmodels._buffered import Buffered
 from jaxcomp.hwmodels._mode import Exact, Mode
@@ -15,7 +16,7 @@ from jaxcomp.hwmodels._stored import Stored
 DATAFLOWS = ("weights", "outputs", "inputs")
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Systolic(Buffered):
     r"""An array of ``rows x columns`` multipliers that hold one operand still while the others stream past.

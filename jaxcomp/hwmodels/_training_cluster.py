@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.hwmodels._mode import Exact, Mode
 
 _GIB, _MIB = 2.0**30, 2.0**20
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainingCluster:
     r"""Replicas of a transformer, each cut over ``tensor * stages`` processors, by Hydraulis' two regressions.

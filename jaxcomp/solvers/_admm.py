@@ -9,13 +9,14 @@ from jax.experimental.shard_alike import shard_alike
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, project
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.solvers._leaves import difference, distance, energy, norm, wide
 from jaxcomp.solvers._solver import Round, Solver
 
 _UNBOUNDED = 100.0  # duals this many times the largest norm of the weights have left all use behind
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ADMMState:
     """State of `ADMM`: arrays keyed by leaf path, and scalars."""
@@ -31,7 +32,7 @@ class ADMMState:
     diverged: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ADMM(Solver):
     """``minimise f(w) subject to w in S`` by splitting: w follows the loss, a copy z the constraint, u ties them.

@@ -10,11 +10,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, check_leaf, gather, project
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.solvers._dual import PLAIN, Dual, ascend, begin
 from jaxcomp.solvers._solver import Round, Solver
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdversaryState:
     """State of `Adversary`."""
@@ -24,7 +25,7 @@ class AdversaryState:
     diverged: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Adversary(Solver):
     """``minimise over w the maximum over phi of f(w, phi)``: phi is whatever the loss takes beside the parameters.

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from jaxcomp._pytree import register_dataclass
+
 PLAIN = optax.sgd(1.0)  # one instance: every new one would compile anew
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dual:
     """Where a dual variable stands."""

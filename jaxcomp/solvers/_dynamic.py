@@ -9,12 +9,13 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, project, tangent
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints import elements
 from jaxcomp.solvers._leaves import wide
 from jaxcomp.solvers._reweighted import Groups, ReweightedState, Reweighting, groups_of, split
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DynamicRegularization(Reweighting):
     """``minimise f(w) subject to w in S`` by a penalty on what S would change, reweighted round after round.

@@ -9,10 +9,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.solvers._solver import Round, Solver
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EveryState:
     """State of `Every`: that of the solver, and what has happened since it last coordinated."""
@@ -23,7 +24,7 @@ class EveryState:
     total: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Every(Solver):
     """A solver that coordinates once in so many rounds, where others that it is combined with do so in each.

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 
-@jax.tree_util.register_dataclass
+
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Flips:
     """What `greedy` found.
@@ -88,7 +90,7 @@ def greedy(
     return Flips(x.astype(bits.dtype).reshape(bits.shape), order.ravel()[:budget].astype(jnp.int32), values)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EachFlip:
     """Differences by flipping each bit alone: a drop-in for `jax.value_and_grad` at bits, which asks for values only.

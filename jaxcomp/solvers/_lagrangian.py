@@ -11,12 +11,13 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints import Box, Constraint
 from jaxcomp.solvers._dual import PLAIN, Dual, ascend, begin
 from jaxcomp.solvers._solver import Round, Solver
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LagrangianState:
     """State of `Lagrangian`."""
@@ -26,7 +27,7 @@ class LagrangianState:
     diverged: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lagrangian(Solver):
     """``minimise f(w) subject to cost(w) <= budget``, for one cost or several.

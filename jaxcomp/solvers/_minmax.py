@@ -9,12 +9,13 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints import Constraint, Simplex
 from jaxcomp.solvers._dual import PLAIN, Dual, ascend, begin
 from jaxcomp.solvers._solver import Round, Solver
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MinMaxState:
     """State of `MinMax`."""
@@ -24,7 +25,7 @@ class MinMaxState:
     diverged: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MinMax(Solver):
     """``minimise over v the maximum over w in P of sum_i w_i F_i(v) - gamma/2 ||w - 1/K||^2``, P the simplex.

@@ -10,6 +10,7 @@ from jax.tree_util import keystr
 from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.solvers._solver import Round, Solver
 
 Curve = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -35,7 +36,7 @@ def _cubic(start: jax.Array, end: jax.Array, share: jax.Array) -> jax.Array:
 _CURVES: dict[str, Curve] = {"linear": _linear, "geometric": _geometric, "cubic": _cubic}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ProgressiveState:
     """State of `Progressive`."""
@@ -44,7 +45,7 @@ class ProgressiveState:
     round: jax.Array  # rounds done, int32
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Progressive(Solver):
     """``minimise f(w) subject to w in S_t`` with sets that go from loose to tight, under any solver.

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, gather, members, project, scatter
 from jaxcomp._paths import replace, select
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints import Chain, Constraint, View
 from jaxcomp.constraints._joint import Glued
 from jaxcomp.solvers._leaves import wide
@@ -19,7 +20,7 @@ from jaxcomp.solvers._solver import Round, Solver
 _TINY = 1e-30
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ReweightedState:
     """State of `Reweighted` and `DynamicRegularization`: float32, constant in a round."""
@@ -126,7 +127,7 @@ class Reweighting(Solver):
         return self.strength
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reweighted(Reweighting):
     """``minimise f(w) + strength sum_g log(size(w_g) + epsilon)`` by a weighted group lasso a round.

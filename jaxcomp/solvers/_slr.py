@@ -10,11 +10,12 @@ from jax.typing import ArrayLike
 
 from jaxcomp._assign import Spec, gather, project, scatter
 from jaxcomp._paths import leaves_by_path, replace
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.solvers._leaves import difference, distance, energy, norm, wide
 from jaxcomp.solvers._solver import Round, Solver
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SLRState:
     """State of `SLR`: arrays keyed by leaf path, and scalars."""
@@ -35,7 +36,7 @@ class SLRState:
     diverged: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SLR(Solver):
     """``minimise f(w) subject to w in S`` by surrogate Lagrangian relaxation of ``w = z``, ``z`` in ``S``.

@@ -46,7 +46,7 @@ class Round:
 class Solver:
     """Descend `objective` for a round of steps, then `coordinate`; in the end `land` on the constraints.
 
-    Subclasses are frozen dataclasses registered with `jax.tree_util.register_dataclass` whose numbers are leaves.
+    Subclasses are frozen dataclasses registered with `jaxcomp.register_dataclass` whose numbers are leaves.
     State is a pytree of fixed shapes and dtypes, keyed by leaf path.
 
     Attributes:

@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp._paths import is_array, leaves_by_path
+from jaxcomp._pytree import register_dataclass
 
 Draw = Callable[[jax.Array, jax.Array, int], jax.Array]
 _DIFFERENCES = ("forward", "central", "none")
@@ -39,7 +40,7 @@ def coordinates(key: jax.Array, i: jax.Array, size: int) -> jax.Array:
     return size**0.5 * sign * jax.nn.one_hot(jax.random.permutation(order, size)[i % size], size, dtype=jnp.float32)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ZerothOrder:
     """The gradient of f estimated from values of f: ``grad=`` of `jaxcomp.solve`, or `jax.value_and_grad` alone.

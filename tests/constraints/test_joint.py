@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jaxcomp as jc
 from jaxcomp.constraints import (
     Binary,
     Constraint,
@@ -79,7 +80,7 @@ def test_every_joint_constraint_keeps_the_contract(name, dtype):
 
 
 def joint(cls):
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    return jc.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 @joint

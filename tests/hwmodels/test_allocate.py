@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import jaxcomp as jc
 from jaxcomp._workload import Product, Tensor, Workload
 from jaxcomp.hwmodels import Device, Exact, Stored, _knapsack
 from jaxcomp.hwmodels._allocate import METHODS, allocate
@@ -166,7 +167,7 @@ class Slowest(BitSerial):
         return dataclasses.replace(found, latency_s=mode.maximum(*found.products.latency_s))
 
 
-jax.tree_util.register_dataclass(Slowest)
+jc.register_dataclass(Slowest)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxcomp as jc
 from jaxcomp._check_device import check_device
 from jaxcomp._workload import Product, Tensor, Workload
 from jaxcomp.hwmodels import Device, Exact, ProductCost, Smooth, Stored
@@ -18,7 +19,7 @@ TWO = Workload(
 )
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Roof(Device):
     """A roofline with whole groups of outputs."""
@@ -79,7 +80,7 @@ def test_a_class_without_product_says_what_to_write():
 def breaks(claim, change=None, **options):
     """The contract refuses a device whose costs are changed, and says why."""
 
-    @jax.tree_util.register_dataclass
+    @jc.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Broken(Roof):
         def product(self, product, stored, mode=Exact()):
@@ -123,7 +124,7 @@ def test_the_contract_refuses_numbers_that_are_static_and_classes_that_are_no_py
     class Plain(Roof):
         pass
 
-    @jax.tree_util.register_dataclass
+    @jc.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Fixed(Roof):
         clock: float = dataclasses.field(default=1e9, metadata={"static": True})

@@ -71,7 +71,7 @@ def test_states_can_be_donated_together_with_the_parameters(name):
 
 
 def faulty(name, **methods):
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(type(name, (jc.ADMM,), methods)))(SPEC)
+    return jc.register_dataclass(dataclasses.dataclass(frozen=True)(type(name, (jc.ADMM,), methods)))(SPEC)
 
 
 FAULTS = {
@@ -107,7 +107,7 @@ def test_a_fault_is_named(name):
 
 
 def test_a_number_that_compiles_anew_is_named():
-    @jax.tree_util.register_dataclass
+    @jc.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Static(jc.ADMM):
         rho: float = dataclasses.field(default=0.1, metadata={"static": True})

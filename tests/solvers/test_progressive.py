@@ -195,7 +195,7 @@ def test_a_solver_that_weighs_losses_or_brings_an_opponent_may_be_led():
         def opponent(self, state):
             return state.rho * self.growth
 
-    kind = jax.tree_util.register_dataclass(Weighing)
+    kind = jc.register_dataclass(Weighing)
     loose, tight = (kind({"w": jc.Sparse(0.25)}, growth=growth) for growth in (2.0, 4.0))
     way = jc.Progressive(loose, tight, rounds=1)
     state = way.init(PARAMS)

@@ -121,13 +121,13 @@ def test_channels_of_several_leaves_are_dropped_in_each(tmp_path):
 
 
 def test_a_constraint_of_ones_own_names_its_forms(tmp_path):
-    @jax.tree_util.register_dataclass
+    @jc.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Stairs(jc.Constraint):
         def project(self, x):
             return jnp.round(x)
 
-    @jax.tree_util.register_dataclass
+    @jc.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Packed(Stairs):
         def forms(self, x):

@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     b: Any
 
 
-@jax.tree_util.register_dataclass
+@jc.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Named:
     x: Any

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._format import Format
 from jaxcomp.compiler.formats._take import take
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Beside(Format):
     """Parts that read the same inputs, their outputs side by side, then outputs of zero, then all put in order.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._format import Format, dot, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
@@ -17,7 +18,7 @@ _SIDES = (16, 32, 64, 128)
 _FULL = 0.5  # of the blocks at least so much is not zero
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Blocks(Format):
     """Blocks of the same shape; some strips of outputs may have more than others, and none need be filled up.

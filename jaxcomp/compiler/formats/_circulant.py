@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._format import Format, result_dtype
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
 _SIDES = (128, 64, 32, 16, 8, 4)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Circulant(Format):
     """Blocks of side b, each ``block[k, l] = p[(l - k) mod b]`` with ``p`` its first row.

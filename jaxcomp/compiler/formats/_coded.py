@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._format import Format, dot, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
@@ -17,7 +18,7 @@ _LEAST_BYTES = 2**24  # below, dense weights stay in the cache, and converting c
 _WIDTHS = (256, 128, 64)  # outputs that are converted at a time, so that they stay in the cache until they are used
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Coded(Format):
     """``codes * scale``, the codes converted a few outputs at a time on the way into the product.

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._format import Format, dot, result_dtype
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense(Format):
     """All weights, those that are zero too: what every other format is measured against.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._assemble import assemble
 from jaxcomp.compiler.formats._format import Format, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._plan import narrow
@@ -16,7 +17,7 @@ from jaxcomp.compiler.formats._prices import Prices, Proposal
 _LOOP = 0.7  # of the price of strips of one output
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Gathered(Format):
     """Every output reads as many inputs as the next: the first of all outputs, then the second of all, and so on.

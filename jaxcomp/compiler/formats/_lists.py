@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._gathered import Gathered
 from jaxcomp.compiler.formats._own_kernel import CALL, OwnKernel
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lists(OwnKernel):
     """Compressed sparse columns: unstructured zeros, N of M, patterns, banks, whatever has no outputs alike.

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats import _blocks
 from jaxcomp.compiler.formats._blocks import Blocks
 from jaxcomp.compiler.formats._format import Format, result_dtype, sum_dtype
@@ -20,7 +21,7 @@ _ROWS = 16  # in a tile: the fewest that a tensor core takes
 _PLATFORMS = ("gpu", "tpu")
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FusedBlocks(Blocks):
     """`Blocks` of which one kernel does all: a tile of rows goes through the blocks of one strip of outputs.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._coded import in_eight_bits
 from jaxcomp.compiler.formats._own_kernel import CALL, OwnKernel
 from jaxcomp.compiler.formats._plan import by_support
@@ -17,7 +18,7 @@ from jaxcomp.compiler.formats._take import take
 _WIDTHS = 32, 16  # two vectors and one, of the longest there are
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ragged(OwnKernel):
     """Strips side by side, the weights of one after those of another; blocks are strips whose inputs come in runs.

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._format import Format, dot, result_dtype, sum_dtype
 from jaxcomp.compiler.formats._plan import widths
 from jaxcomp.compiler.formats._prices import Prices, Proposal
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scattered(Format):
     """The dual of `Strips`: as many outputs for every strip of inputs, but others.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.compiler.formats._assemble import assemble
 from jaxcomp.compiler.formats._format import Format, dot, result_dtype
 from jaxcomp.compiler.formats._plan import plans
@@ -15,7 +16,7 @@ from jaxcomp.compiler.formats._prices import Prices, Proposal
 from jaxcomp.compiler.formats._take import take
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Strips(Format):
     """Strips of as many outputs each; a strip has as many inputs as the next, but others.
