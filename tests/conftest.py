@@ -2,6 +2,7 @@
 
 import gc
 import os
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
@@ -11,11 +12,18 @@ import hypothesis
 import jax
 import pytest
 
+from jaxcomp.compiler.native import _library
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# No persistent compilation cache: programs loaded from it beside freshly compiled ones of the same name have computed
-# each other's results (jax 0.10.2 on a CPU: one run in a handful).
-jax.config.update("jax_enable_compilation_cache", False)
+# Compiled programs outlive the run, so that a second run spends no time on XLA; processes that tests start share them.
+# They hold instructions of this processor: another one with the same home keeps its own.
+_cache = str(_library._folder() / f"jit-{zlib.crc32(_library._processor().encode()):08x}")
+jax.config.update("jax_compilation_cache_dir", os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
@@ -40,11 +48,18 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures that compile
+def pytest_runtest_setup(item):
+    """Slow tests are compiled without most optimisations, in less time; unless what XLA makes of them is tested."""
+    _compile_quickly(item.get_closest_marker("slow") is not None and item.get_closest_marker("optimised") is None)
+
+
 @pytest.fixture
 def compiled_quickly():
-    """Programs are compiled without most optimisations, so in about half the time; they compute the same."""
-    flag = "jax_disable_most_optimizations"
-    before = jax.config.read(flag)
-    jax.config.update(flag, True)
-    yield
-    jax.config.update(flag, before)
+    """The same for a test that is not slow."""
+    _compile_quickly(True)
+
+
+def _compile_quickly(quickly):
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)  # of processes that the test starts

@@ -22,6 +22,7 @@ from tests import resumable_run
 from tests.problems import regression, regression_problem
 from tests.resumable_run import RETRAIN, ROUNDS
 
+pytestmark = pytest.mark.optimised  # slow tests share what an uninterrupted run gave with others
 SGD, ADAM = optax.sgd(0.05, momentum=0.9), optax.adam(3e-2)
 PARAMS, BATCHES = regression_problem()
 
@@ -38,8 +39,6 @@ def start(directory, pause=0.0):
     """The run in a process of its own, which shares the cache of compiled programs."""
     root = Path(__file__).parents[1]
     env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
-    if jax.config.jax_compilation_cache_dir:
-        env["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
     command = [sys.executable, "-W", "ignore", resumable_run.__file__, str(directory), str(pause)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

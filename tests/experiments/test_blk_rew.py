@@ -88,7 +88,7 @@ def test_verdicts_follow_from_paired_differences():
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_tables_and_networks_with_the_stated_fraction(tmp_path, capsys, compiled_quickly):
+def test_a_run_writes_its_tables_and_networks_with_the_stated_fraction(tmp_path, capsys):
     settings = ["steps=5"]
     assert main(["run", "blk-rew", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0
     (result,) = tmp_path.glob("blk-rew/*/result.json")

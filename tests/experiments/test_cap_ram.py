@@ -14,7 +14,6 @@ from jaxcomp import Readout
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_weights_and_inputs_of_every_layer_are_whole_numbers_that_the_macro_knows():
     seen = {}
 
@@ -40,7 +39,6 @@ def test_windows_are_those_of_a_convolution():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_perfect_macro_computes_the_network_itself():
     params, images = network.init(jax.random.key(0)), jnp.asarray(_data.load("digits").test.image[:4])
     readout = Readout(adc_bits=jnp.inf, weight_bits=network.WEIGHT_BITS, encoding="plus_minus")
@@ -64,7 +62,6 @@ def test_verdicts_follow_from_paired_differences():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_its_plot(tmp_path):
     settings = ["pretrain=3", "train=2", "images=50"]
     assert main(["run", "cap-ram", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0

@@ -62,7 +62,6 @@ def test_one_seed_has_no_error_in_a_plot():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_that_diverges_is_a_result_and_is_not_retrained(tmp_path: Path):
     data = _data.load("digits")
     options = dict(batch_size=64, steps=2, learning_rate=1e-3, folder=tmp_path, console=Console(quiet=True))
@@ -74,7 +73,6 @@ def test_a_run_that_diverges_is_a_result_and_is_not_retrained(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_what_is_measured_of_a_network_is_what_was_left_of_it(tmp_path: Path):
     data = _data.load("digits")
     options = dict(batch_size=64, steps=2, learning_rate=1e-3, folder=tmp_path, console=Console(quiet=True))

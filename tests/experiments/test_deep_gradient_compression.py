@@ -85,7 +85,6 @@ def test_a_claim_is_reproduced_only_beyond_two_standard_errors(points, claim, ve
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_its_plot_and_every_scheme(tmp_path, capsys):
     settings = ["steps=4", "warm_up=4", "rates=0.1", "hidden=20", "densities=0.1,0.01"]
     command = ["run", "deep-gradient-compression", "--quick", "--data", "digits", "--results", str(tmp_path)]
@@ -98,6 +97,7 @@ def test_a_run_writes_its_table_its_plot_and_every_scheme(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_at_a_thousandth_dgc_learns_faster_than_gradient_dropping():
     """The paper's order, in training loss, with 8 workers and 40 epochs of the digits."""
     ours = task(steps=360, hidden=(32,), workers=8, batch_size=16)

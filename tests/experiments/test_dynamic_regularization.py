@@ -87,7 +87,6 @@ def test_at_given_rates_the_most_accurate_is_chosen():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_admm_gets_as_many_weights_in_every_layer_as_were_found():
     found = {layer: {"kernel": jnp.asarray(RNG.normal(size=(50, 60)) * (RNG.random((50, 60)) < rate))}
              for layer, rate in (("fc1", 0.013), ("fc2", 0.4))}  # fmt: skip
@@ -106,7 +105,6 @@ def test_rates_are_compared_as_ratios_paired_by_seed():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_its_plot(tmp_path, capsys):
     settings = ["steps=3", "pretrain=1", "rounds=2", "retrain=1", "dynamic=1e-5"]
     assert main(["run", "dynamic-regularization", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0

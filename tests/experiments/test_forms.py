@@ -21,7 +21,6 @@ def lenet():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_arrays_of_lenet_are_those_of_the_formula(lenet):
     model, params, images = lenet
     found = designs(workload(model, params, images), 8.0, (8,), {8: np.full(4, 16.0)})
@@ -74,7 +73,6 @@ def test_verdicts_follow_from_paired_differences():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_its_plot(tmp_path):
     settings = ["steps=3", "pretrain=1", "rounds=1", "retrain=1", "chips=2", "images=50", "noisy_images=50"]
     assert main(["run", "forms", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0

@@ -151,9 +151,7 @@ def test_verdicts_follow_from_paired_differences(rivals, words):
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_tables_its_plot_and_networks_of_the_stated_size(
-    tmp_path, capsys, shared_data, monkeypatch, compiled_quickly
-):
+def test_a_run_writes_its_tables_its_plot_and_networks_of_the_stated_size(tmp_path, capsys, shared_data, monkeypatch):
     monkeypatch.setenv("JAXCOMP_DATA", str(shared_data))
     settings = ["steps=5", "pairs=1", "windows=32"]
     assert main(["run", "ftrans", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0

@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_the_command_draws_both_leaves_and_prints_a_row_a_set(tmp_path, capsys):
     assert main(["gallery", "--results", str(tmp_path)]) == 0
     for name in ("matrix", "convolution"):

@@ -69,7 +69,6 @@ def test_verdicts_follow_from_paired_differences(ours, near, ahead):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_tables_its_plot_and_networks_at_the_stated_rate(tmp_path, capsys):
     settings = ["steps=3", "pretrain=2", "retrain=1", "side=64"]
     command = ["run", "gather-scatter", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]

@@ -24,7 +24,6 @@ def study():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_the_network_does_the_products_that_its_workload_says():
     params = network.init(LAYERS, jax.random.key(0))
     images = jnp.zeros((2, 28, 28, 1))
@@ -56,7 +55,6 @@ def test_values_have_as_many_levels_as_their_bits_allow(bits):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_many_bits_change_nothing_and_few_change_much(study):
     images = study.data.validation.image[:50]
     logits = jax.jit(functools.partial(network.logits, LAYERS))
@@ -98,7 +96,6 @@ def test_the_agent_learns_which_action_is_rewarded():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_policies_keep_the_budget_and_the_ends_at_eight_bits(study):
     budget = study.cost(study.uniform(4))
     for policy in (
@@ -111,7 +108,6 @@ def test_policies_keep_the_budget_and_the_ends_at_eight_bits(study):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_plot(tmp_path, capsys):
     settings = ["steps=3", "queries=3", "warm_up=2"]  # as many steps as above: compiled already
     assert main(["run", "haq", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0

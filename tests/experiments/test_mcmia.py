@@ -204,7 +204,6 @@ TINY = ["members=60", "pretrain=4", "rounds=4", "retrain=4", "warm=2", "batch_si
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_trains_every_trial_of_every_method_and_writes_what_it_found(tmp_path, capsys):
     arguments = ["run", "mcmia", "--quick", "--seeds", "2", "--results", str(tmp_path), "--set", *TINY]
     assert main(arguments) == 0

@@ -28,7 +28,6 @@ def test_projecting_keeps_as_many_weights_as_the_rate_says_at_most(study, rate):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_arrays_saved_are_those_counted_by_hand(study):
     params = jc.project(study.spec("19x"), study.task.init(0))
     spec = study._on_conductances(5)
@@ -39,7 +38,6 @@ def test_arrays_saved_are_those_counted_by_hand(study):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_levels_are_conductances_and_pruned_weights_stay_away(study):
     params = jc.project(study.spec("39x"), study.task.init(0))
     landed = jc.project(study._on_conductances(5), params)
@@ -57,7 +55,6 @@ def test_verdicts_follow_from_paired_differences():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_its_plot(tmp_path):
     settings = ["steps=2", "pretrain=1", "rounds=1", "retrain=1", "images=50"]
     assert (

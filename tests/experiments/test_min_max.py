@@ -118,7 +118,6 @@ def test_claims_are_judged_by_two_standard_errors_and_parts_keep_their_order():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_quick_run_writes_its_verdicts_tables_and_figure(tmp_path, capsys):
     assert main(["run", "min-max", "--quick", "--results", str(tmp_path)]) == 0
     (result,) = tmp_path.glob("min-max/*/result.json")
@@ -130,6 +129,7 @@ def test_a_quick_run_writes_its_verdicts_tables_and_figure(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_min_max_fools_all_of_four_mnist_networks_more_often_than_the_average(shared_data):
     data = _data.load("mnist", shared_data)
     config = dataclasses.replace(min_max.Config(), images=100, radii=(), gammas=())

@@ -95,7 +95,6 @@ def test_verdicts_follow_from_medians(gain, verdicts):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_and_its_plots(tmp_path, capsys):
     assert main(["run", "naas", "--quick", "--seeds", "1", "--results", str(tmp_path)]) == 0
     (result,) = tmp_path.glob("naas/*/result.json")

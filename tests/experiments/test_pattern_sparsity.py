@@ -74,7 +74,6 @@ def test_verdicts_follow_from_paired_differences(filters, word):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_tables_its_plot_and_networks_at_the_stated_rates(tmp_path, capsys):
     settings = ["steps=3", "pretrain=2", "retrain=1", "images=50"]
     command = ["run", "pattern-sparsity", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]

@@ -17,7 +17,6 @@ FIRST = progressive_admm.Config().first
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_densities_of_the_paper_keep_6050_weights_and_the_second_ratio_1750():
     params = LeNet5().init(jax.random.key(0), np.zeros((1, 28, 28, 1)))["params"]
     config = progressive_admm.Config()
@@ -43,7 +42,6 @@ def test_gradual_pruning_ends_at_the_density_asked_for_and_prunes_on_the_way():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_its_plots_and_feasible_networks_at_the_stated_ratios(tmp_path, capsys):
     settings = ["steps=3", "pretrain=1", "rounds=1", "retrain=1", "quantize=1"]
     assert main(["run", "progressive-admm", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0
@@ -58,6 +56,7 @@ def test_a_run_writes_its_table_its_plots_and_feasible_networks_at_the_stated_ra
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_admm_keeps_mnist_accuracy_at_71x_and_lands_far_above_magnitude_pruning(tmp_path, shared_data):
     """The paper's 71.2x setting in a fraction of the experiment's steps: rho grows faster, and bounds are looser."""
     data = _data.load("mnist", shared_data)

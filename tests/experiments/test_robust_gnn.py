@@ -131,7 +131,6 @@ def test_queries_alone_do_more_harm_than_chance(graph, params):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_tables_and_plot(tmp_path, capsys):
     settings = ["attacks=2", "steps=2", "epochs=20", "iterations=5", "inner=3", "candidates=128", "directions=16"]
     assert main(["run", "robust-gnn", "--quick", "--seeds", "2", "--results", str(tmp_path), "--set", *settings]) == 0
@@ -149,6 +148,7 @@ def test_a_run_writes_its_tables_and_plot(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_on_cora_errors_are_those_of_the_papers_setting(monkeypatch, shared_data):
     monkeypatch.setenv("JAXCOMP_DATA", str(shared_data))
     graph = _graphs.load("cora")

@@ -108,9 +108,7 @@ def test_verdicts_follow_from_paired_differences(rivals, words):
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_tables_its_plot_and_networks_at_the_stated_rate(
-    tmp_path, capsys, shared_data, monkeypatch, compiled_quickly
-):
+def test_a_run_writes_its_tables_its_plot_and_networks_at_the_stated_rate(tmp_path, capsys, shared_data, monkeypatch):
     monkeypatch.setenv("JAXCOMP_DATA", str(shared_data))
     settings = ["pretrain=2", "rounds=2", "retrain=2", "steps=5", "units=24", "published_units=32", "pairs=2"]
     assert main(["run", "rtmobile", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0

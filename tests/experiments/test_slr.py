@@ -67,7 +67,6 @@ def test_verdicts_follow_from_paired_differences(high, low, verdicts):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_its_plots_and_networks_at_the_stated_rates(tmp_path, capsys):
     settings = ["steps=3", "pretrain=2", "rounds=2", "retrain=1", "gradual_every=2"]
     assert main(["run", "slr", "--data", "digits", "--quick", "--results", str(tmp_path), "--set", *settings]) == 0
@@ -85,6 +84,7 @@ def test_a_run_writes_its_table_its_plots_and_networks_at_the_stated_rates(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_slr_lands_far_above_one_shot_pruning_on_mnist(tmp_path, shared_data):
     data = _data.load("mnist", shared_data)
     options = dict(batch_size=64, steps=215, learning_rate=1e-3, folder=tmp_path, console=Console(quiet=True))

@@ -76,7 +76,6 @@ def test_one_network_that_came_apart_is_told():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_run_writes_its_table_its_plot_and_networks_that_keep_to_their_sets(tmp_path, capsys):
     settings = ["steps=3", "pretrain=2", "retrain=1", "images=50"]
     command = ["run", "weight-unification", "--data", "digits", "--quick", "--results", str(tmp_path)]

@@ -47,6 +47,7 @@ def member(name, axes, dtype):
 
 
 @pytest.mark.parametrize("name, axes, dtype", list(cases()))
+@pytest.mark.optimised
 def test_every_member_takes_the_bytes_of_its_footprint_and_comes_back(name, axes, dtype, tmp_path):
     spec, params = member(name, axes, dtype)
     saved = save(tmp_path / "model", params, spec)
