@@ -1,6 +1,8 @@
 """Dataclasses as pytrees, each of a structure of its own."""
 
 import dataclasses
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -39,19 +41,26 @@ def register_dataclass(cls: _Class) -> _Class:
     static = [field.name for field in dataclasses.fields(cls) if field.metadata.get("static")]
     children = [field.name for field in dataclasses.fields(cls) if not field.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in children]
+    children_of, static_of = _getter(children), _getter(static)
 
     def flatten(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(x, name) for name in children), tuple(getattr(x, name) for name in static)
+        return children_of(x), static_of(x)
 
     def flatten_with_keys(x: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
-        values, fixed = flatten(x)
-        return tuple(zip(keys, values, strict=True)), fixed
+        return tuple(zip(keys, children_of(x), strict=True)), static_of(x)
 
     def unflatten(fixed: Any, values: Any) -> Any:
-        return cls(**dict(zip(children, values, strict=True)), **dict(zip(static, fixed, strict=True)))
+        return cls(**dict(zip((*children, *static), (*values, *fixed), strict=True)))
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """A tuple of these attributes, read in C where there are several: a jitted call asks for them each time."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda x: tuple(getattr(x, name) for name in names)
 
 
 def taken_for_another(x: Any) -> bool:
