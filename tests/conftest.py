@@ -50,7 +50,7 @@ def shared_data() -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures that compile
 def pytest_runtest_setup(item):
-    """Slow tests are compiled without most optimisations, in less time; unless what XLA makes of them is tested."""
+    """Slow tests are compiled without most optimisations, in less time, unless they are marked."""
     _compile_quickly(item.get_closest_marker("slow") is not None and item.get_closest_marker("optimised") is None)
 
 
