@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp._pytree import TAKEN, taken_for_another
+from jaxcomp._check_pytree import check_pytree
 from jaxcomp._workload import Workload
 from jaxcomp.hwmodels import Device, Exact, Mode, ProductCost, Smooth, Stored
 
@@ -59,7 +59,7 @@ def check_device(
     >>> check_device(array, layers, Stored(weight_bits=5.0, output_density=0.7), gap=0.05)
     """
     test = _DeviceTest(device, workload, stored)
-    test.is_a_pytree()
+    check_pytree(device, test.require)
     test.costs_are_plausible()
     test.more_costs_more(faster)
     test.smooth_is_near_exact(gap)
@@ -87,22 +87,6 @@ class _DeviceTest:
     def require(self, holds: Any, claim: str) -> None:
         if not holds:
             raise AssertionError(f"{type(self.device).__name__} on {len(self.workload)} products: {claim}")
-
-    def is_a_pytree(self) -> None:
-        leaves, structure = jax.tree.flatten(self.device)
-        self.require(
-            not any(leaf is self.device for leaf in leaves),
-            "is not a pytree: register the class with jaxcomp.register_dataclass",
-        )
-        self.require(not taken_for_another(self.device), TAKEN)
-        for name, field in getattr(self.device, "__dataclass_fields__", {}).items():
-            fixed = field.metadata.get("static") and isinstance(getattr(self.device, name), float)
-            self.require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")
-        try:
-            hash(structure)
-            jax.tree.unflatten(structure, [object()] * len(leaves))
-        except Exception as error:
-            self.require(False, f"has static fields without a hash, or reads leaves when rebuilt: {error}")
 
     def costs_are_plausible(self) -> None:
         for found in (self._exact(self.device, self.stored), self._smooth(self.device, self.stored)):

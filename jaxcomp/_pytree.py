@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 
 import jax
 
-TAKEN = "is what JAX takes another class for: register the class with jaxcomp.register_dataclass, not with JAX's own"
-
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -61,16 +59,3 @@ def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
     if len(names) > 1:
         return operator.attrgetter(*names)
     return lambda x: tuple(getattr(x, name) for name in names)
-
-
-def taken_for_another(x: Any) -> bool:
-    """Whether JAX holds the structure of ``x`` to be that of another class with the same fields."""
-    if not dataclasses.is_dataclass(x):
-        return False
-    kind: Any = type(x)
-    other = jax.tree_util.register_dataclass(type(kind.__name__, (kind,), {}))  # noqa: TID251
-    twin: Any = object.__new__(other)
-    for field in dataclasses.fields(x):
-        object.__setattr__(twin, field.name, getattr(x, field.name))
-    structure: Any = jax.tree.structure(x)
-    return structure == jax.tree.structure(twin)

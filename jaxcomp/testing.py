@@ -12,7 +12,8 @@ from jax import lax
 
 from jaxcomp._assign import gather, violation
 from jaxcomp._check_device import check_device as check_device
-from jaxcomp._pytree import TAKEN, register_dataclass, taken_for_another
+from jaxcomp._check_pytree import check_pytree
+from jaxcomp._pytree import register_dataclass
 from jaxcomp.constraints import Constraint, Joint
 from jaxcomp.solvers import Round, Solver
 from jaxcomp.solvers._solver import against
@@ -58,7 +59,7 @@ def check_constraint(constraint: Constraint, x: Any, *, exact: bool | None = Non
         fitted = _AsOne(fitted, tuple((path, leaf.shape) for path, leaf in sorted(x.items())))
         x = fitted.vector(x)
     test = _ConstraintTest(fitted, x)
-    test.is_a_pytree()
+    check_pytree(fitted.joint if isinstance(fitted, _AsOne) else fitted, test.require)
     test.projects_to_members()
     test.projects_bad_weights_to_nan()
     test.stays_a_member_along_tangents()
@@ -97,8 +98,6 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
         if not holds:
             raise AssertionError(f"{type(solver).__name__}: {claim}")
 
-    require(not taken_for_another(solver), TAKEN)
-
     def kind(tree: Any) -> Any:
         return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
@@ -132,9 +131,7 @@ def check_solver(solver: Solver, params: Any, loss: Callable, batch: Any) -> Non
         far = [key for key, x in weights.items() if not distances[key] <= _slack(*jax.tree.leaves(x))]
         require(not far, f"land leaves {far} out of their sets, for {jax.tree.leaves(params)[0].dtype}")
 
-    for name, field in getattr(solver, "__dataclass_fields__", {}).items():
-        fixed = field.metadata.get("static") and isinstance(getattr(solver, name), float)
-        require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")
+    check_pytree(solver, require)
     solvers = [jax.tree.map(lambda leaf, s=share: _scaled(leaf, s), solver) for share in (1.0, 0.75, 0.5)]
     compiled = jax.jit(road)
     found = [jax.device_get(compiled(one, params)) for one in solvers]
@@ -236,29 +233,6 @@ class _ConstraintTest:
 
     def _failure(self, claim: str) -> AssertionError:
         return AssertionError(f"{self.constraint} on {self.x.dtype}{list(self.x.shape)}: {claim}")
-
-    def is_a_pytree(self) -> None:
-        constraint = self.constraint.joint if isinstance(self.constraint, _AsOne) else self.constraint
-        leaves, structure = jax.tree.flatten(constraint)
-        self.require(
-            not any(leaf is constraint for leaf in leaves),
-            "is not a pytree: register the class with jaxcomp.register_dataclass",
-        )
-        self.require(not taken_for_another(constraint), TAKEN)
-        try:
-            hash(structure)
-            jax.tree.unflatten(structure, [object()] * len(leaves))
-        except Exception as error:
-            raise self._failure(f"has static fields without a hash, or reads leaves when rebuilt: {error}") from error
-        again = jax.tree.unflatten(structure, leaves)
-        same = len({structure, jax.tree.structure(again)}) == 1
-        self.require(
-            same and all(a is b for a, b in zip(jax.tree.leaves(again), leaves, strict=True)),
-            "comes back changed from jax.tree.flatten and unflatten",
-        )
-        for name, field in getattr(constraint, "__dataclass_fields__", {}).items():
-            fixed = field.metadata.get("static") and isinstance(getattr(constraint, name), float)
-            self.require(not fixed, f"has a static number, {name}: every value of it compiles anew; make it a leaf")
 
     def projects_to_members(self) -> None:
         projected = self.project(self.leaves)

@@ -16,14 +16,18 @@ from jaxcomp.compiler.native import _library
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+def _set(option, value):
+    """Set an option of JAX for this process and for those that tests start."""
+    jax.config.update(option, value)
+    os.environ[option.upper()] = str(value)
+
+
 # Compiled programs outlive the run, so that a second run spends no time on XLA; processes that tests start share them.
 # They hold instructions of this processor: another one with the same home keeps its own.
-_cache = str(_library._folder() / f"jit-{zlib.crc32(_library._processor().encode()):08x}")
-jax.config.update("jax_compilation_cache_dir", os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-jax.config.update(
-    "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
-)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _set("jax_compilation_cache_dir", str(_library._folder() / f"jit-{zlib.crc32(_library._processor().encode()):08x}"))
+    _set("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
@@ -48,18 +52,20 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)  # before fixtures that compile
-def pytest_runtest_setup(item):
+_WITHOUT = "jax_disable_most_optimizations"
+
+
+@pytest.hookimpl(wrapper=True)  # around fixtures too, which compile
+def pytest_runtest_protocol(item):
     """Slow tests are compiled without most optimisations, in less time, unless they are marked."""
-    _compile_quickly(item.get_closest_marker("slow") is not None and item.get_closest_marker("optimised") is None)
+    _set(_WITHOUT, item.get_closest_marker("slow") is not None and item.get_closest_marker("optimised") is None)
+    try:
+        return (yield)
+    finally:
+        _set(_WITHOUT, False)
 
 
 @pytest.fixture
 def compiled_quickly():
     """The same for a test that is not slow."""
-    _compile_quickly(True)
-
-
-def _compile_quickly(quickly):
-    jax.config.update("jax_disable_most_optimizations", quickly)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)  # of processes that the test starts
+    _set(_WITHOUT, True)
