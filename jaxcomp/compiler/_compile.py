@@ -18,6 +18,7 @@ from jaxcomp._assign import Spec, members
 from jaxcomp._paths import replace, select
 from jaxcomp.compiler import native
 from jaxcomp.compiler._compiled import Compiled, CompiledReport, ProductReport, Program
+from jaxcomp.compiler._follow import followed
 from jaxcomp.compiler._known import Place, leaf
 from jaxcomp.compiler._rewrite import Rewriter, Site, Value, Way
 from jaxcomp.compiler._shrink import Removals, shrink
@@ -172,7 +173,7 @@ def _rewritten(
         return [value.traced for value in outs]
 
     packed = {"leaves": program.leaves, "products": dict(chosen)}
-    jaxpr = jax.make_jaxpr(run)(packed, list(program.inputs.values()))
+    jaxpr = followed(jax.make_jaxpr(run)(packed, list(program.inputs.values())))
     leaves, others = len(program.leaves), len(jaxpr.jaxpr.invars) - len(program.leaves)
     # Leaves come first: keys of dictionaries are sorted, and "leaves" is before "products".
     body, read = partial_eval.dce_jaxpr(

@@ -104,7 +104,9 @@ class Rewriter:
             return self._product
         if self._portable and kind in _PLAIN:
             return lambda eqn, ins, *_: [Value(_PLAIN[kind](*_traced(ins), **eqn.params))]
-        rules = {"scan": self._scan, "while": self._while, "cond": self._cond} | dict.fromkeys(_CALLS, self._call)
+        rules = {"scan": self._scan, "while": self._while, "cond": self._cond} | dict.fromkeys(
+            (*_CALLS, native.FOLLOWED.name), self._call
+        )
         # What has no product inside stays as it is, with the derivative that it may have been given.
         return rules.get(kind) if any(_has_products(part, _PLAIN) for part in _parts(eqn)) else None
 

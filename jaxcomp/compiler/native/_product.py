@@ -1,11 +1,15 @@
-"""The product of rows with a packed matrix as one operation of JAX: a kernel where it is run, plain XLA elsewhere."""
+"""The product of rows with a packed matrix as one operation of JAX: a kernel where it is run, plain XLA elsewhere.
+
+A second operation is the product with what follows it done by the same kernel: a bias added, and a rectifier.
+"""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
+from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from jaxcomp.compiler.native._library import missing
@@ -28,6 +32,7 @@ class Kernel(Protocol):
 
 
 PRODUCT = Primitive("packed_product")
+FOLLOWED = Primitive("followed_product")
 
 
 def product(form: Kernel, x: jax.Array) -> jax.Array:
@@ -45,12 +50,35 @@ def _form(arrays: Any, structure: Any) -> Kernel:
     return jax.tree.unflatten(structure, arrays)
 
 
+def _run(form: Kernel, x: jax.Array, arrays: Sequence[jax.Array], bias: jax.Array | None, relu: bool) -> jax.Array:
+    shape = jax.ShapeDtypeStruct((x.shape[0], form.columns), jnp.float32)
+    bias = jnp.zeros((0,)) if bias is None else bias
+    return jax.ffi.ffi_call(form.kernel, shape)(x, bias, *arrays, relu=relu)
+
+
+def _register(operation: Primitive, plain: Callable[..., jax.Array], kernel: Callable[..., jax.Array]) -> None:
+    """Have it done by a kernel on CPUs, and by plain XLA elsewhere."""
+    plain_rule, kernel_rule = (mlir.lower_fun(each, multiple_results=False) for each in (plain, kernel))
+
+    def lowered(ctx: Any, *operands: Any, **params: Any) -> Any:
+        # What is exported is to run where nobody has heard of the kernel; a form may have come from another machine.
+        known = not ctx.module_context.lowering_parameters.for_export and not missing()
+        return (kernel_rule if known else plain_rule)(ctx, *operands, **params)
+
+    mlir.register_lowering(operation, plain_rule)
+    mlir.register_lowering(operation, lowered, platform="cpu")
+
+
 PRODUCT.def_impl(jax.jit(PRODUCT.bind, static_argnames="structure"))
 
 
 @PRODUCT.def_abstract_eval
 def _shape(x: Any, *arrays: Any, structure: Any) -> Any:
     return jax.core.ShapedArray((x.shape[0], _form(arrays, structure).columns), jnp.float32)
+
+
+def _kernel(x: jax.Array, *arrays: jax.Array, structure: Any) -> jax.Array:
+    return _run(_form(arrays, structure), x, arrays, None, False)
 
 
 def _derivative(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
@@ -70,18 +98,34 @@ def _mapped(args: Any, axes: Any, **params: Any) -> tuple[Any, int]:
     return y.reshape(*x.shape[:2], -1), 0
 
 
-_plain_rule = mlir.lower_fun(plain, multiple_results=False)
-
-
-def _kernel_rule(ctx: Any, *operands: Any, structure: Any) -> Any:
-    # What is exported is to run where nobody has heard of the kernel; and a form may have come from another machine.
-    if ctx.module_context.lowering_parameters.for_export or missing():
-        return _plain_rule(ctx, *operands, structure=structure)
-    form = _form(ctx.avals_in[1:], structure)
-    return jax.ffi.ffi_lowering(form.kernel)(ctx, *operands)
-
-
 ad.primitive_jvps[PRODUCT] = _derivative
 batching.primitive_batchers[PRODUCT] = _mapped
-mlir.register_lowering(PRODUCT, _plain_rule)
-mlir.register_lowering(PRODUCT, _kernel_rule, platform="cpu")
+_register(PRODUCT, plain, _kernel)
+
+
+# With what follows: ``jaxpr`` is the product and that, one after the other, of the rows, the packed arrays and, if it
+# is ``biased``, the bias of every column. All but the kernel goes by it, so derivatives are those of what it was.
+
+
+def _apart(*operands: Any, jaxpr: Any, **_: Any) -> Any:
+    return jaxpr_as_fun(jaxpr)(*operands)[0]
+
+
+def _together(x: jax.Array, *others: jax.Array, structure: Any, biased: bool, relu: bool, jaxpr: Any) -> jax.Array:
+    arrays, bias = (others[:-1], others[-1]) if biased else (others, None)
+    return _run(_form(arrays, structure), x, arrays, bias, relu).reshape(jaxpr.out_avals[0].shape)
+
+
+def _derivative_apart(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
+    return jax.jvp(functools.partial(_apart, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _mapped_apart(args: Any, axes: Any, **params: Any) -> tuple[Any, int]:
+    return jax.vmap(functools.partial(_apart, **params), in_axes=tuple(axes))(*args), 0
+
+
+FOLLOWED.def_impl(jax.jit(FOLLOWED.bind, static_argnames=("structure", "biased", "relu", "jaxpr")))
+FOLLOWED.def_abstract_eval(lambda *operands, jaxpr, **_: jaxpr.out_avals[0])
+ad.primitive_jvps[FOLLOWED] = _derivative_apart
+batching.primitive_batchers[FOLLOWED] = _mapped_apart
+_register(FOLLOWED, _apart, _together)

@@ -1,4 +1,5 @@
-// Products of rows with a packed matrix, for the cores of a CPU: y = x W with x [rows, depth] and y [rows, columns].
+// Products of rows with a packed matrix, for the cores of a CPU: y = x W with x [rows, depth] and y [rows, columns],
+// or y = x W + bias, or what of it is not below zero.
 //
 // Called by XLA through its foreign function interface. No input is gathered and no output is added up elsewhere: a
 // tile of sums stays in registers while the kept weights go by once. Vectors are those of the compiler, so that one
@@ -80,8 +81,30 @@ inline void store(float* p, typename Vector<N>::type v) {
   *reinterpret_cast<typename Vector<N>::loose*>(p) = v;
 }
 
+// What is not below zero; what is not a number stays so.
+template <typename V, typename I>
+inline V rectified(V v, I bits) {
+  std::memcpy(&bits, &v, sizeof v);
+  bits &= ~(v < 0);
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+// What is done to sums before they are written.
+struct After {
+  const float* bias;  // of every column, or none
+  bool relu;
+
+  template <int N = kLanes>
+  typename Vector<N>::type operator()(typename Vector<N>::type v) const {
+    return relu ? rectified(v, typename Vector<N>::places{}) : v;
+  }
+};
+
 // Work in parts, each done once, by the threads of XLA and by the caller. Those of a pool may all be callers who
 // wait: so a caller does every part that nobody has begun, and waits for those alone that others are busy with.
+// The caller begins in front and all others at the back: the next call finds most of its part of the weights and of
+// the outputs in the cache of the core that it is on.
 template <typename F>
 void in_parts(ffi::ThreadPool pool, int64_t parts, F&& part) {
   if (parts <= 1) {
@@ -89,16 +112,17 @@ void in_parts(ffi::ThreadPool pool, int64_t parts, F&& part) {
     return;
   }
   struct Job {
-    std::atomic<int64_t> next{0}, done{0};
+    std::atomic<int64_t> begun{0}, back{0}, done{0};
   };
   auto job = std::make_shared<Job>();
   // What is begun late finds no part left, and touches nothing of the caller's, who may be gone.
-  auto work = [job, parts, part = &part] {
-    for (int64_t i; (i = job->next.fetch_add(1)) < parts; job->done.fetch_add(1, std::memory_order_release)) (*part)(i);
+  auto work = [job, parts, part = &part](auto next) {
+    for (; job->begun.fetch_add(1) < parts; job->done.fetch_add(1, std::memory_order_release)) (*part)(next());
   };
+  auto help = [job, parts, work] { work([&] { return parts - 1 - job->back.fetch_add(1); }); };
   const int64_t helpers = std::min<int64_t>(parts, pool.num_threads()) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::decay_t<decltype(work)>(work));
-  work();
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::decay_t<decltype(help)>(help));
+  work([front = int64_t{0}]() mutable { return front++; });
   for (int spins = 0; job->done.load(std::memory_order_acquire) < parts; ++spins) {
     if (spins > 4096) std::this_thread::yield();
   }
@@ -171,11 +195,12 @@ void rows_of(int rows, const float* x, int64_t stride, const int32_t* index, con
 
 template <int V, typename T>
 void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, const T* values, int width, int count,
-           const int32_t* order, const float* scale, float* y, int64_t columns) {
-  alignas(4 * kLine) float sums[kRows * kWidest];
+           const int32_t* order, const float* scale, After after, float* y, int64_t columns) {
+  alignas(4 * kLine) float sums[kRows * kWidest], added[kWidest] = {};
   int held = 0;  // the last strip may be filled up: what is filled up has no place
   while (held < width && order[held] >= 0) ++held;
   const bool together = held && order[held - 1] - order[0] == held - 1;  // places ascend
+  for (int i = 0; after.bias && i < held; ++i) added[i] = after.bias[order[i]];
   for (int64_t row = 0; row < rows; row += kRows) {
     const int here = static_cast<int>(std::min<int64_t>(kRows, rows - row));
     for (int v = 0; v < width; v += V * kLanes) {
@@ -183,9 +208,13 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
     }
     for (int r = 0; r < here; ++r) {
       float *from = sums + r * width, *to = y + (row + r) * columns;
-      if (scale) {
-        for (int i = 0; i < width; ++i) from[i] *= scale[i];
+      float* done = together && held == width ? to + order[0] : from;
+      for (int v = 0; v < width; v += kLanes) {
+        auto sum = load(from + v);
+        if (scale) sum *= load(scale + v);
+        store(done + v, after(sum + load(added + v)));
       }
+      if (done != from) continue;
       if (together) {
         std::memcpy(to + order[0], from, sizeof(float) * held);
       } else {
@@ -199,9 +228,11 @@ using Floats = ffi::Buffer<ffi::F32>;
 using Numbers = ffi::Buffer<ffi::S32>;
 using Codes = ffi::Buffer<ffi::S8>;
 
+After after(Floats& bias, bool relu) { return {bias.element_count() ? bias.typed_data() : nullptr, relu}; }
+
 template <typename T>
-ffi::Error strips(ffi::ThreadPool& pool, Floats& x, const T* values, int64_t width, Numbers& index, Numbers& starts,
-                  Numbers& order, const float* scale, ffi::ResultBuffer<ffi::F32>& y) {
+ffi::Error strips(ffi::ThreadPool& pool, After after, Floats& x, const T* values, int64_t width, Numbers& index,
+                  Numbers& starts, Numbers& order, const float* scale, ffi::ResultBuffer<ffi::F32>& y) {
   const int64_t rows = x.dimensions()[0], depth = x.dimensions()[1], columns = y->dimensions()[1];
   const int64_t count = starts.element_count() - 1;
   if (width % kLanes || width > kWidest || static_cast<int64_t>(order.element_count()) != count * width) {
@@ -214,20 +245,22 @@ ffi::Error strips(ffi::ThreadPool& pool, Floats& x, const T* values, int64_t wid
       auto run = width % (2 * kLanes) ? strip<1, T> : strip<2, T>;
       run(x.typed_data(), rows, depth, index.typed_data() + from[s], values + int64_t{from[s]} * width,
           static_cast<int>(width), from[s + 1] - from[s], order.typed_data() + s * width,
-          scale ? scale + s * width : nullptr, y->typed_data(), columns);
+          scale ? scale + s * width : nullptr, after, y->typed_data(), columns);
     }
   });
   return ffi::Error::Success();
 }
 
-ffi::Error Strips(ffi::ThreadPool pool, Floats x, Floats values, Numbers index, Numbers starts, Numbers order,
-                  ffi::ResultBuffer<ffi::F32> y) {
-  return strips(pool, x, values.typed_data(), values.dimensions().back(), index, starts, order, nullptr, y);
+ffi::Error Strips(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Floats values, Numbers index,
+                  Numbers starts, Numbers order, ffi::ResultBuffer<ffi::F32> y) {
+  return strips(pool, after(bias, relu), x, values.typed_data(), values.dimensions().back(), index, starts, order,
+                nullptr, y);
 }
 
-ffi::Error CodedStrips(ffi::ThreadPool pool, Floats x, Codes values, Floats scale, Numbers index,
-                       Numbers starts, Numbers order, ffi::ResultBuffer<ffi::F32> y) {
-  return strips(pool, x, values.typed_data(), values.dimensions().back(), index, starts, order, scale.typed_data(), y);
+ffi::Error CodedStrips(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Codes values, Floats scale,
+                       Numbers index, Numbers starts, Numbers order, ffi::ResultBuffer<ffi::F32> y) {
+  return strips(pool, after(bias, relu), x, values.typed_data(), values.dimensions().back(), index, starts, order,
+                scale.typed_data(), y);
 }
 
 // Lists: every output has inputs of its own. Rows lie side by side in a vector, so rows are turned first.
@@ -272,7 +305,8 @@ void turn(const float* from, int64_t from_stride, int64_t rows, int64_t columns,
 }
 
 template <int N, int V>
-void list(const float* turned, const int32_t* index, const float* values, int count, float* sums) {
+void list(const float* turned, const int32_t* index, const float* values, int count, float added, After after,
+          float* sums) {
   typename Vector<N>::type even[V] = {}, odd[V] = {};
   int k = 0;
   for (; k + 1 < count; k += 2) {
@@ -284,15 +318,18 @@ void list(const float* turned, const int32_t* index, const float* values, int co
   }
   for (int v = 0; v < V; ++v) {
     if (k < count) even[v] += values[k] * load<N>(turned + int64_t{index[k]} * N * V + v * N);
-    store<N>(sums + v * N, even[v] + odd[v]);
+    store<N>(sums + v * N, after.template operator()<N>(even[v] + odd[v] + added));
   }
 }
 
 struct Lists {
+  After after;
   const float *x, *values;
   const int32_t *index, *starts;
   float* y;
   int64_t rows, depth, columns;
+
+  float added(int64_t column) const { return after.bias ? after.bias[column] : 0; }
 
   // So many rows at a time. What a vector has beyond the last of them is multiplied too, and dropped.
   template <int N, int V>
@@ -310,7 +347,7 @@ struct Lists {
         const int64_t held = std::min<int64_t>(kOutputs, end - o);
         for (int64_t i = 0; i < held; ++i) {
           const int32_t from = starts[o + i];
-          list<N, V>(turned, index + from, values + from, starts[o + i + 1] - from, sums + i * R);
+          list<N, V>(turned, index + from, values + from, starts[o + i + 1] - from, added(o + i), after, sums + i * R);
         }
         turn(sums, R, held, here, y + row * columns + o, columns);
       }
@@ -330,19 +367,20 @@ struct Lists {
           d += values[k + 3] * x[index[k + 3]];
         }
         for (; k < starts[o + 1]; ++k) a += values[k] * x[index[k]];
-        y[o] = (a + b) + (c + d);
+        const float sum = (a + b) + (c + d) + added(o);
+        y[o] = after.relu && sum < 0 ? 0 : sum;
       }
     });
   }
 };
 
-ffi::Error ListsOf(ffi::ThreadPool pool, Floats x, Floats values, Numbers index, Numbers starts,
-                   ffi::ResultBuffer<ffi::F32> y) {
+ffi::Error ListsOf(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Floats values, Numbers index,
+                   Numbers starts, ffi::ResultBuffer<ffi::F32> y) {
   const int64_t rows = x.dimensions()[0], depth = x.dimensions()[1], columns = y->dimensions()[1];
   if (static_cast<int64_t>(starts.element_count()) != columns + 1) {
     return ffi::Error::InvalidArgument("every output has a list");
   }
-  const Lists lists{x.typed_data(), values.typed_data(), index.typed_data(), starts.typed_data(), y->typed_data(),
+  const Lists lists{after(bias, relu), x.typed_data(), values.typed_data(), index.typed_data(), starts.typed_data(), y->typed_data(),
                     rows,           depth,               columns};
   if (rows == 1) {
     lists.one(pool);
@@ -365,10 +403,10 @@ ffi::Error ListsOf(ffi::ThreadPool pool, Floats x, Floats values, Numbers index,
   return ffi::Error::Success();
 }
 
-// What a kernel takes after the threads; it gives one array.
+// What a kernel takes after the threads and what is done to sums: rows, biases and the packed matrix; it gives one array.
 template <typename Binding>
 auto taking(Binding binding) {
-  return std::move(binding).template Ret<ffi::Buffer<ffi::F32>>();
+  return std::move(binding).template Ret<Floats>();
 }
 
 template <typename First, typename... Others, typename Binding>
@@ -376,14 +414,13 @@ auto taking(Binding binding) {
   return taking<Others...>(std::move(binding).template Arg<First>());
 }
 
-template <typename... Arguments>
+template <typename... Matrix>
 auto binding() {
-  return taking<Arguments...>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>());
+  return taking<Floats, Floats, Matrix...>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<bool>("relu"));
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_strips, Strips, (binding<Floats, Floats, Numbers, Numbers, Numbers>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_coded_strips, CodedStrips,
-                              (binding<Floats, Codes, Floats, Numbers, Numbers, Numbers>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_lists, ListsOf, (binding<Floats, Floats, Numbers, Numbers>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_strips, Strips, (binding<Floats, Numbers, Numbers, Numbers>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_coded_strips, CodedStrips, (binding<Codes, Floats, Numbers, Numbers, Numbers>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcomp_lists, ListsOf, (binding<Floats, Numbers, Numbers>()));
