@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 _REST_S = 0.1  # PyTorch's and ONNX Runtime's threads wait for more work by spinning for some milliseconds
+_WARM_S = 0.05  # after a rest a virtual core takes some milliseconds to be as fast as before
 
 
 class Times(NamedTuple):
@@ -40,8 +41,8 @@ def in_turns_apart(
     What one library does to the allocator and to the threads of a process changes the speed of another there: a
     PyTorch loop of small tensors runs a quarter faster once other code has freed large blocks of memory.
     Before a turn all rest, so that threads that spin while they wait take no core from the next program.
-    With ``warm`` each runs once uncounted in its turn, right before it is timed: what runs for milliseconds only else
-    pays for threads that have to wake up and for caches that others have filled.
+    With ``warm`` each runs uncounted for as long as any other in its turn, right before it is timed: what runs for
+    milliseconds only else pays for threads that have to wake up and for caches that others have filled.
     Builders must be importable: functions of modules, or `functools.partial` of them.
     """
     with ExitStack() as stack:
@@ -97,7 +98,8 @@ def _serve(build, warm, pipe) -> None:
             pipe.recv()
         except EOFError:
             return
-        if warm:
+        end = time.perf_counter() + _WARM_S
+        while warm and time.perf_counter() < end:
             program()
         pipe.send(_timed(program))
 

@@ -128,11 +128,12 @@ void in_parts(ffi::ThreadPool pool, int64_t parts, F&& part) {
   }
 }
 
-// How many parts are worth a thread's waking up, and where the strips of a part begin, with as many weights in each.
-constexpr int64_t kPart = 1 << 17;  // multiplications
+// How many parts there are, small ones so that all end together, if it is worth waking a thread; and where the strips of
+// a part begin, with as many weights in each.
+constexpr int64_t kPart = 1 << 16, kWorth = 1 << 18;  // multiplications
 int64_t parts_of(ffi::ThreadPool& pool, int64_t multiplications) {
   const int64_t threads = pool.num_threads();
-  return threads < 2 ? 1 : std::clamp<int64_t>(multiplications / kPart, 1, 8 * threads);
+  return threads < 2 || multiplications < kWorth ? 1 : std::min(multiplications / kPart, 16 * threads);
 }
 
 int64_t begin(const int32_t* starts, int64_t count, int64_t part, int64_t parts) {
