@@ -27,6 +27,8 @@ from jaxcomp.compiler._ways import ways
 from jaxcomp.tracing._program import _Program, _program
 from jaxcomp.tracing._walk import _owner
 
+_WHOLE_S = 2e-3  # of one timing of a model: one that is small is called many times, as in use
+
 
 def compile(
     apply: Callable[..., Any],
@@ -191,7 +193,7 @@ def _whole(dense: _Program, compiled: Compiled, inputs: tuple[Any, ...], rounds:
     as_it_was = jax.jit(lambda leaves, data: jaxpr_as_fun(dense.jaxpr)(*leaves, *data))
     leaves, data = list(dense.leaves.values()), list(given.values())
     like = replace(inputs, given)
-    return in_turns([lambda: as_it_was(leaves, data), lambda: compiled(*like)], rounds)
+    return in_turns([lambda: as_it_was(leaves, data), lambda: compiled(*like)], rounds, _WHOLE_S)
 
 
 def _filled(x: Any) -> Any:

@@ -65,17 +65,22 @@ class Timings:
         return self._known[key]
 
 
-def in_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> np.ndarray:
-    """Seconds ``[rounds, runs]``; all run in every round, so that what the machine does beside falls on all alike."""
+def in_turns(runs: Sequence[Callable[[], Any]], rounds: int, least_s: float = 0.0) -> np.ndarray:
+    """Seconds ``[rounds, runs]``; all run in every round, so that what the machine does beside falls on all alike.
+
+    What takes less than ``least_s`` is run that much more often at a time, warm as in use.
+    """
     for run in runs:
         jax.block_until_ready(run())
-    times = np.empty((rounds, len(runs)))
-    for taken in times:
-        for number, run in enumerate(runs):
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            taken[number] = time.perf_counter() - start
-    return times
+    repeats = [max(1, round(least_s / _seconds(run, 1))) if least_s else 1 for run in runs]
+    return np.array([[_seconds(*each) for each in zip(runs, repeats, strict=True)] for _ in range(rounds)])
+
+
+def _seconds(run: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        jax.block_until_ready(run())
+    return (time.perf_counter() - start) / repeats
 
 
 def typical(times: np.ndarray) -> list[float]:

@@ -299,7 +299,7 @@ def test_the_fastest_is_taken_and_never_one_slower_than_dense(dense, other, monk
     params, x = pruned({"w": normal(0, 512, 1024)}), normal(1, 64, 512)
     measured = np.array([[dense, *[other] * 9]])
     monkeypatch.setattr("jaxcomp.compiler._tune.in_turns", lambda runs, rounds: measured[:, : len(runs)])
-    monkeypatch.setattr("jaxcomp.compiler._compile.in_turns", lambda runs, rounds: np.array([[2.0, 1.0]]))
+    monkeypatch.setattr("jaxcomp.compiler._compile.in_turns", lambda *args: np.array([[2.0, 1.0]]))
     (product,) = compiled(lambda p, x: x @ p["w"], params, spec_of(params), x).report.products
     assert len(product.tried) > 1 and (product.form == "dense") == (dense < other)
     assert product.seconds <= product.dense_s
@@ -309,7 +309,7 @@ def test_a_model_that_is_slower_as_a_whole_is_left_dense(monkeypatch):
     params, x = pruned({"w": normal(0, 512, 1024)}), normal(1, 64, 512)
     measured = np.array([[2.0, *[1.0] * 9]])
     monkeypatch.setattr("jaxcomp.compiler._tune.in_turns", lambda runs, rounds: measured[:, : len(runs)])
-    monkeypatch.setattr("jaxcomp.compiler._compile.in_turns", lambda runs, rounds: np.array([[2.0, 3.0]]))
+    monkeypatch.setattr("jaxcomp.compiler._compile.in_turns", lambda *args: np.array([[2.0, 3.0]]))
     model = compiled(lambda p, x: x @ p["w"], params, spec_of(params), x)
     assert model.params["products"] == {} and "left dense" in model.report.notes[0] and model.report.seconds == 2.0
 

@@ -25,6 +25,10 @@ namespace ffi = xla::ffi;
 
 namespace {
 
+using Floats = ffi::Buffer<ffi::F32>;
+using Numbers = ffi::Buffer<ffi::S32>;
+using Codes = ffi::Buffer<ffi::S8>;
+
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kRegisters = 32;
 #elif defined(__AVX__)
@@ -81,23 +85,22 @@ inline void store(float* p, typename Vector<N>::type v) {
   *reinterpret_cast<typename Vector<N>::loose*>(p) = v;
 }
 
-// What is not below zero; what is not a number stays so.
-template <typename V, typename I>
-inline V rectified(V v, I bits) {
-  std::memcpy(&bits, &v, sizeof v);
-  bits &= ~(v < 0);
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
-}
-
-// What is done to sums before they are written.
+// What is done to sums before they are written: a bias of each column is added, if there are any, and what is then
+// below zero becomes zero, if that is asked for. What is not a number stays so.
 struct After {
-  const float* bias;  // of every column, or none
+  const float* bias;
   bool relu;
 
-  template <int N = kLanes>
-  typename Vector<N>::type operator()(typename Vector<N>::type v) const {
-    return relu ? rectified(v, typename Vector<N>::places{}) : v;
+  After(Floats& bias, bool relu) : bias(bias.element_count() ? bias.typed_data() : nullptr), relu(relu) {}
+
+  float added(int64_t column) const { return bias ? bias[column] : 0; }
+
+  float rectified(float sum) const { return relu && sum < 0 ? 0 : sum; }
+
+  template <int N>
+  typename Vector<N>::type rectified(typename Vector<N>::type sums) const {
+    using Bits = typename Vector<N>::places;
+    return relu ? (typename Vector<N>::type)((Bits)sums & ~(sums < 0)) : sums;
   }
 };
 
@@ -128,8 +131,8 @@ void in_parts(ffi::ThreadPool pool, int64_t parts, F&& part) {
   }
 }
 
-// How many parts there are, small ones so that all end together, if it is worth waking a thread; and where the strips of
-// a part begin, with as many weights in each.
+// How many parts there are, small ones so that all threads end together, if it is worth waking any; and where the
+// strips of a part begin, with as many weights in each.
 constexpr int64_t kPart = 1 << 16, kWorth = 1 << 18;  // multiplications
 int64_t parts_of(ffi::ThreadPool& pool, int64_t multiplications) {
   const int64_t threads = pool.num_threads();
@@ -201,7 +204,7 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
   int held = 0;  // the last strip may be filled up: what is filled up has no place
   while (held < width && order[held] >= 0) ++held;
   const bool together = held && order[held - 1] - order[0] == held - 1;  // places ascend
-  for (int i = 0; after.bias && i < held; ++i) added[i] = after.bias[order[i]];
+  for (int i = 0; i < held; ++i) added[i] = after.added(order[i]);
   for (int64_t row = 0; row < rows; row += kRows) {
     const int here = static_cast<int>(std::min<int64_t>(kRows, rows - row));
     for (int v = 0; v < width; v += V * kLanes) {
@@ -213,7 +216,7 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
       for (int v = 0; v < width; v += kLanes) {
         auto sum = load(from + v);
         if (scale) sum *= load(scale + v);
-        store(done + v, after(sum + load(added + v)));
+        store(done + v, after.rectified<kLanes>(sum + load(added + v)));
       }
       if (done != from) continue;
       if (together) {
@@ -224,12 +227,6 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
     }
   }
 }
-
-using Floats = ffi::Buffer<ffi::F32>;
-using Numbers = ffi::Buffer<ffi::S32>;
-using Codes = ffi::Buffer<ffi::S8>;
-
-After after(Floats& bias, bool relu) { return {bias.element_count() ? bias.typed_data() : nullptr, relu}; }
 
 template <typename T>
 ffi::Error strips(ffi::ThreadPool& pool, After after, Floats& x, const T* values, int64_t width, Numbers& index,
@@ -254,13 +251,13 @@ ffi::Error strips(ffi::ThreadPool& pool, After after, Floats& x, const T* values
 
 ffi::Error Strips(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Floats values, Numbers index,
                   Numbers starts, Numbers order, ffi::ResultBuffer<ffi::F32> y) {
-  return strips(pool, after(bias, relu), x, values.typed_data(), values.dimensions().back(), index, starts, order,
+  return strips(pool, After(bias, relu), x, values.typed_data(), values.dimensions().back(), index, starts, order,
                 nullptr, y);
 }
 
 ffi::Error CodedStrips(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Codes values, Floats scale,
                        Numbers index, Numbers starts, Numbers order, ffi::ResultBuffer<ffi::F32> y) {
-  return strips(pool, after(bias, relu), x, values.typed_data(), values.dimensions().back(), index, starts, order,
+  return strips(pool, After(bias, relu), x, values.typed_data(), values.dimensions().back(), index, starts, order,
                 scale.typed_data(), y);
 }
 
@@ -319,7 +316,7 @@ void list(const float* turned, const int32_t* index, const float* values, int co
   }
   for (int v = 0; v < V; ++v) {
     if (k < count) even[v] += values[k] * load<N>(turned + int64_t{index[k]} * N * V + v * N);
-    store<N>(sums + v * N, after.template operator()<N>(even[v] + odd[v] + added));
+    store<N>(sums + v * N, after.rectified<N>(even[v] + odd[v] + added));
   }
 }
 
@@ -329,8 +326,6 @@ struct Lists {
   const int32_t *index, *starts;
   float* y;
   int64_t rows, depth, columns;
-
-  float added(int64_t column) const { return after.bias ? after.bias[column] : 0; }
 
   // So many rows at a time. What a vector has beyond the last of them is multiplied too, and dropped.
   template <int N, int V>
@@ -348,7 +343,8 @@ struct Lists {
         const int64_t held = std::min<int64_t>(kOutputs, end - o);
         for (int64_t i = 0; i < held; ++i) {
           const int32_t from = starts[o + i];
-          list<N, V>(turned, index + from, values + from, starts[o + i + 1] - from, added(o + i), after, sums + i * R);
+          list<N, V>(turned, index + from, values + from, starts[o + i + 1] - from, after.added(o + i), after,
+                     sums + i * R);
         }
         turn(sums, R, held, here, y + row * columns + o, columns);
       }
@@ -368,8 +364,7 @@ struct Lists {
           d += values[k + 3] * x[index[k + 3]];
         }
         for (; k < starts[o + 1]; ++k) a += values[k] * x[index[k]];
-        const float sum = (a + b) + (c + d) + added(o);
-        y[o] = after.relu && sum < 0 ? 0 : sum;
+        y[o] = after.rectified((a + b) + (c + d) + after.added(o));
       }
     });
   }
@@ -381,8 +376,9 @@ ffi::Error ListsOf(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Float
   if (static_cast<int64_t>(starts.element_count()) != columns + 1) {
     return ffi::Error::InvalidArgument("every output has a list");
   }
-  const Lists lists{after(bias, relu), x.typed_data(), values.typed_data(), index.typed_data(), starts.typed_data(), y->typed_data(),
-                    rows,           depth,               columns};
+  const Lists lists{After(bias, relu),   x.typed_data(),  values.typed_data(), index.typed_data(),
+                    starts.typed_data(), y->typed_data(), rows,                depth,
+                    columns};
   if (rows == 1) {
     lists.one(pool);
     return ffi::Error::Success();
@@ -404,7 +400,7 @@ ffi::Error ListsOf(ffi::ThreadPool pool, bool relu, Floats x, Floats bias, Float
   return ffi::Error::Success();
 }
 
-// What a kernel takes after the threads and what is done to sums: rows, biases and the packed matrix; it gives one array.
+// What a kernel takes: threads, whether to rectify, rows, biases and the packed matrix. It gives one array.
 template <typename Binding>
 auto taking(Binding binding) {
   return std::move(binding).template Ret<Floats>();
