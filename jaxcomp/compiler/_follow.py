@@ -25,8 +25,8 @@ def _followed(jaxpr: Any) -> Any:
     eqns = [eqn.replace(params={name: _inside(each) for name, each in eqn.params.items()}) for eqn in jaxpr.eqns]
     made = {var: eqn for eqn in eqns for var in eqn.outvars}
     readers = defaultdict[Any, list[int]](list)
-    for number, eqn in [*enumerate(eqns), (len(eqns), jaxpr)]:  # who gives it out reads it too
-        for var in eqn.invars if number < len(eqns) else jaxpr.outvars:
+    for number, read in enumerate([*(eqn.invars for eqn in eqns), jaxpr.outvars]):  # what is given out is read, too
+        for var in read:
             if not isinstance(var, Literal):
                 readers[var].append(number)
     gone, instead = set[int](), dict[int, Any]()
@@ -123,6 +123,8 @@ def _rectifies(eqn: Any) -> bool:
     if eqn.primitive.name in _CALLS:
         body = _body(eqn)
         body = getattr(body, "jaxpr", body)
-        (one,) = body.eqns if len(body.eqns) == 1 else [None]
-        return one is not None and [*body.outvars] == [*one.outvars] and _rectifies(one)
+        if not len(eqn.invars) == len(body.eqns) == 1:
+            return False
+        (one,) = body.eqns
+        return [*body.outvars] == [*one.outvars] and _rectifies(one)
     return eqn.primitive.name == "max" and any(isinstance(var, Literal) and var.val == 0 for var in eqn.invars)

@@ -11,6 +11,7 @@ from jax.extend.core import jaxpr_as_fun
 import jaxcomp as jc
 from jaxcomp.compiler import native
 from jaxcomp.compiler._follow import followed
+from jaxcomp.compiler._rewrite import Rewriter, Value
 from jaxcomp.compiler.formats import _lists, _ragged
 from jaxcomp.compiler.formats._prices import Prices
 from tests.compiler.formats.matrices import blocks, quantized, rows
@@ -102,6 +103,7 @@ def test_a_bias_is_known_in_every_layout_and_past_a_change_of_shape(laid):
         lambda x: (lambda y: jax.nn.relu(y) + y)(STRIPS(x)),
         lambda x: (lambda y: (jax.nn.relu(y), y)[0] * jnp.sum(y))(STRIPS(x)),
         lambda x: jax.nn.relu(STRIPS(x).reshape(-1, 2)[:, :1]) * 2,
+        lambda x: jax.jit(lambda y, z: jnp.maximum(z, 0.0))(STRIPS(x), jnp.ones((1, COLUMNS)) * x[:, :1]),
     ],
 )
 def test_all_else_is_left_as_it_is(function):
@@ -158,6 +160,18 @@ def test_an_export_knows_nothing_of_it():
     assert STRIPS.kernel not in exported.mlir_module()
     found = export.deserialize(exported.serialize()).call(x, BIAS)
     np.testing.assert_allclose(found, np.maximum(x @ MATRIX + BIAS, 0), rtol=1e-5, atol=2e-5)
+
+
+def test_what_only_portable_operations_can_say_has_neither_kernel():
+    x = rows(3, DEPTH)
+    program = followed(jax.make_jaxpr(lambda x, b: jax.nn.relu(STRIPS(x) + b[None]))(x, BIAS))
+    rewriter = Rewriter({}, lambda leaves: False, portable=True)
+
+    def portable(*args):
+        return rewriter.run(program, [*map(Value, args)], {})[0].traced
+
+    assert "_product" not in str(jax.make_jaxpr(portable)(x, BIAS))
+    np.testing.assert_allclose(portable(x, BIAS), np.maximum(x @ MATRIX + BIAS, 0), rtol=1e-5, atol=2e-5)
 
 
 def test_products_in_loops_and_branches_take_on_what_follows_them():

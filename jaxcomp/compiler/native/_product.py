@@ -117,7 +117,12 @@ def _together(x: jax.Array, *others: jax.Array, structure: Any, biased: bool, re
 
 
 def _derivative_apart(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
-    return jax.jvp(functools.partial(_apart, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+    moving = [place for place, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+    def of(*moved: Any) -> Any:
+        return _apart(*(dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))).values(), **params)
+
+    return jax.jvp(of, [primals[place] for place in moving], [tangents[place] for place in moving])
 
 
 def _mapped_apart(args: Any, axes: Any, **params: Any) -> tuple[Any, int]:
