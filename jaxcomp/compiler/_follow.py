@@ -78,7 +78,7 @@ class _Chain(NamedTuple):
             return known[last.outvars[0]]
 
         jaxpr = jax.make_jaxpr(run)(*(jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in inputs))
-        params = dict(product.params, biased=self.bias is not None, relu=self.relu, jaxpr=jaxpr)
+        params = dict(product.params, relu=self.relu, jaxpr=jaxpr)
         return product.replace(primitive=native.FOLLOWED, invars=inputs, outvars=last.outvars, params=params)
 
 

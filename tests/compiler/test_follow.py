@@ -20,14 +20,9 @@ pytestmark = pytest.mark.skipif(native.missing() is not None, reason=f"no kernel
 
 DEPTH, COLUMNS = 96, 50  # the last strip is not full
 MATRIX = quantized(DEPTH, COLUMNS, 7) * (blocks(DEPTH, 64, 16, 0.5)[:, :COLUMNS] != 0)
-FORMS = {
-    name: form
-    for family in (_ragged, _lists)
-    for each in family.propose(MATRIX, Prices.of(8))
-    for form in [each.build()]
-    for name in [f"{form.kernel}"]
-}
-STRIPS = next(form for name, form in FORMS.items() if name == "jaxcomp_strips")
+PACKED = [each.build() for family in (_ragged, _lists) for each in family.propose(MATRIX, Prices.of(8))]
+FORMS = {form.kernel: form for form in PACKED}
+STRIPS = FORMS["jaxcomp_strips"]
 BIAS = rows(1, COLUMNS, seed=3)[0]
 
 

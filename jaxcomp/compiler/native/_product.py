@@ -4,7 +4,7 @@ A second operation is the product with what follows it done by the same kernel: 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -50,10 +50,12 @@ def _form(arrays: Any, structure: Any) -> Kernel:
     return jax.tree.unflatten(structure, arrays)
 
 
-def _run(form: Kernel, x: jax.Array, arrays: Sequence[jax.Array], bias: jax.Array | None, relu: bool) -> jax.Array:
+def _kernel(x: jax.Array, *others: jax.Array, structure: Any, relu: bool = False) -> jax.Array:
+    """The product by its kernel; after the packed arrays may come the bias of every column."""
+    arrays, bias = others[: structure.num_leaves], others[structure.num_leaves :] or (jnp.zeros((0,)),)
+    form = _form(arrays, structure)
     shape = jax.ShapeDtypeStruct((x.shape[0], form.columns), jnp.float32)
-    bias = jnp.zeros((0,)) if bias is None else bias
-    return jax.ffi.ffi_call(form.kernel, shape)(x, bias, *arrays, relu=relu)
+    return jax.ffi.ffi_call(form.kernel, shape)(x, *bias, *arrays, relu=relu)
 
 
 def _register(operation: Primitive, plain: Callable[..., jax.Array], kernel: Callable[..., jax.Array]) -> None:
@@ -75,10 +77,6 @@ PRODUCT.def_impl(jax.jit(PRODUCT.bind, static_argnames="structure"))
 @PRODUCT.def_abstract_eval
 def _shape(x: Any, *arrays: Any, structure: Any) -> Any:
     return jax.core.ShapedArray((x.shape[0], _form(arrays, structure).columns), jnp.float32)
-
-
-def _kernel(x: jax.Array, *arrays: jax.Array, structure: Any) -> jax.Array:
-    return _run(_form(arrays, structure), x, arrays, None, False)
 
 
 def _derivative(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
@@ -103,34 +101,33 @@ batching.primitive_batchers[PRODUCT] = _mapped
 _register(PRODUCT, plain, _kernel)
 
 
-# With what follows: ``jaxpr`` is the product and that, one after the other, of the rows, the packed arrays and, if it
-# is ``biased``, the bias of every column. All but the kernel goes by it, so derivatives are those of what it was.
+# With what follows: ``jaxpr`` is the product and that, one after the other, of the rows, the packed arrays and the bias
+# of every column, if there is one. All but the kernel goes by it, so derivatives are those of what it was.
 
 
-def _apart(*operands: Any, jaxpr: Any, **_: Any) -> Any:
+def _separately(*operands: Any, jaxpr: Any, **_: Any) -> Any:
     return jaxpr_as_fun(jaxpr)(*operands)[0]
 
 
-def _together(x: jax.Array, *others: jax.Array, structure: Any, biased: bool, relu: bool, jaxpr: Any) -> jax.Array:
-    arrays, bias = (others[:-1], others[-1]) if biased else (others, None)
-    return _run(_form(arrays, structure), x, arrays, bias, relu).reshape(jaxpr.out_avals[0].shape)
+def _together(*operands: Any, jaxpr: Any, **params: Any) -> Any:
+    return _kernel(*operands, **params).reshape(jaxpr.out_avals[0].shape)
 
 
-def _derivative_apart(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
+def _derivative_of_both(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
     moving = [place for place, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
 
     def of(*moved: Any) -> Any:
-        return _apart(*(dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))).values(), **params)
+        return _separately(*(dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))).values(), **params)
 
     return jax.jvp(of, [primals[place] for place in moving], [tangents[place] for place in moving])
 
 
-def _mapped_apart(args: Any, axes: Any, **params: Any) -> tuple[Any, int]:
-    return jax.vmap(functools.partial(_apart, **params), in_axes=tuple(axes))(*args), 0
+def _mapped_both(args: Any, axes: Any, **params: Any) -> tuple[Any, int]:
+    return jax.vmap(functools.partial(_separately, **params), in_axes=tuple(axes))(*args), 0
 
 
-FOLLOWED.def_impl(jax.jit(FOLLOWED.bind, static_argnames=("structure", "biased", "relu", "jaxpr")))
+FOLLOWED.def_impl(jax.jit(FOLLOWED.bind, static_argnames=("structure", "relu", "jaxpr")))
 FOLLOWED.def_abstract_eval(lambda *operands, jaxpr, **_: jaxpr.out_avals[0])
-ad.primitive_jvps[FOLLOWED] = _derivative_apart
-batching.primitive_batchers[FOLLOWED] = _mapped_apart
-_register(FOLLOWED, _apart, _together)
+ad.primitive_jvps[FOLLOWED] = _derivative_of_both
+batching.primitive_batchers[FOLLOWED] = _mapped_both
+_register(FOLLOWED, _separately, _together)

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -203,7 +202,7 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
   alignas(4 * kLine) float sums[kRows * kWidest], added[kWidest] = {};
   int held = 0;  // the last strip may be filled up: what is filled up has no place
   while (held < width && order[held] >= 0) ++held;
-  const bool together = held && order[held - 1] - order[0] == held - 1;  // places ascend
+  const bool together = held == width && order[width - 1] - order[0] == width - 1;  // places ascend
   for (int i = 0; i < held; ++i) added[i] = after.added(order[i]);
   for (int64_t row = 0; row < rows; row += kRows) {
     const int here = static_cast<int>(std::min<int64_t>(kRows, rows - row));
@@ -212,18 +211,13 @@ void strip(const float* x, int64_t rows, int64_t depth, const int32_t* index, co
     }
     for (int r = 0; r < here; ++r) {
       float *from = sums + r * width, *to = y + (row + r) * columns;
-      float* done = together && held == width ? to + order[0] : from;
+      float* done = together ? to + order[0] : from;
       for (int v = 0; v < width; v += kLanes) {
         auto sum = load(from + v);
         if (scale) sum *= load(scale + v);
         store(done + v, after.rectified<kLanes>(sum + load(added + v)));
       }
-      if (done != from) continue;
-      if (together) {
-        std::memcpy(to + order[0], from, sizeof(float) * held);
-      } else {
-        for (int i = 0; i < held; ++i) to[order[i]] = from[i];
-      }
+      for (int i = 0; !together && i < held; ++i) to[order[i]] = from[i];
     }
   }
 }
